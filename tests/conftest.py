@@ -1,0 +1,32 @@
+"""Every test starts from the same random numbers, and those that ask for `library` run on every backend at hand."""
+import os
+
+import pytest
+
+import strict
+from tinygen import backend
+
+chosen = os.environ.get("TINYGEN_BACKEND", "numpy")
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    backend.manual_seed(0)
+    yield
+    if backend.name() != chosen:
+        backend.use(chosen)
+
+
+@pytest.fixture(params=["numpy", "strict"] if chosen == "numpy" else [chosen])
+def library(request):
+    """The name of the backend in use: NumPy and the strict stand-in, or real CuPy with TINYGEN_BACKEND=cupy."""
+    backend.use(request.param)
+    return request.param
+
+
+@pytest.fixture
+def count():
+    """The strict stand-in as backend, with its counters set to zero."""
+    backend.use("strict")
+    strict.count.syncs = strict.count.launches = 0
+    return strict.count

@@ -1,0 +1,324 @@
+"""The engine's rules, one named test each; every one of them was broken in at least one well-known small engine."""
+import gc
+import sys
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+
+import tinygen as tg
+from tinygen import backend
+from tinygen.tensor import PRIMITIVES, primitive
+
+
+def leaf(value, **options):
+    return tg.Tensor(value, requires_grad=True, **options)
+
+
+def got(x):
+    return backend.to_numpy(x.grad).tolist()
+
+
+# Rule 1: backward is iterative ----------------------------------------------------------------------------------------
+
+def test_rule1_a_long_chain_and_a_diamond(library):
+    """Recursion dies at 1,000 operations; walking every path of 60 doublings would take 2^60 steps."""
+    x = leaf(1.0)
+    y = x
+    for _ in range(100_000 if library == "numpy" else 5_000):
+        y = y + 1.0
+    y.backward()
+    assert got(x) == 1
+    x.grad, y = None, x
+    for _ in range(60):
+        y = y + y
+    y.backward()
+    assert got(x) == 2.0**60
+
+
+# Rule 2: cotangents are popped, .grad is for leaves -------------------------------------------------------------------
+
+def test_rule2_backward_twice_accumulates_on_leaves_only(library):
+    """Stale gradients inside the graph would make the second call give 3 times the gradient instead of 2."""
+    x = leaf(3.0)
+    square = x * x
+    y = square * square
+    y.backward()
+    assert got(x) == 108 and square.grad is None and y.grad is None
+    y.backward()
+    assert got(x) == 216
+
+
+def test_rule2_memory_is_freed_with_the_loss():
+    """A reference cycle would keep every array of every step until the garbage collector comes by."""
+    gc.disable()
+    try:
+        x = leaf(np.ones(4))
+        loss = (tg.exp(x) * x).sum()
+        inner = weakref.ref(loss._inputs[0])
+        loss.backward()
+        assert inner() is not None
+        del loss
+        assert inner() is None
+    finally:
+        gc.enable()
+
+
+# Rule 3: accumulation never aliases -----------------------------------------------------------------------------------
+
+def test_rule3_two_parents_may_receive_the_same_array(library):
+    """a + b hands one array to both; changing a.grad in place must not change b.grad."""
+    a, b, c = leaf([1.0, 2.0]), leaf([3.0, 4.0]), leaf([[1.0, 2.0]])
+    (a + b + c.reshape(2)).sum().backward()
+    a.grad += 1
+    assert got(b) == [1, 1] and got(c) == [[1, 1]]
+    g = np.ones(2, dtype="float32")
+    d = leaf([1.0, 2.0])
+    d.backward(tg.Tensor(g))
+    d.grad += 1
+    assert g.tolist() == [1, 1]
+
+
+# Rule 4: float32 stays float32 ----------------------------------------------------------------------------------------
+
+def test_rule4_nothing_promotes(library):
+    """One float64 scalar is enough to make a whole network run at half speed without anyone noticing."""
+    x = leaf([1.0, 2.0])
+    integers = tg.Tensor([1, 2])
+    for y in (x * 2, x + 2.5, 1 / x, x * np.float64(2), x**2, 2**x, x * np.array([1.0, 2.0]) if library == "numpy" else x,
+              x * integers, integers / 3, x / integers, tg.sqrt(integers), x.mean(), x.std(), x[0] * np.sqrt(2), x * True):
+        assert y.dtype == np.float32, y
+        if y.requires_grad:
+            x.grad = None
+            y.sum().backward()
+            assert x.grad.dtype == np.float32
+    with backend.precision("float64"):
+        assert (leaf([1.0]) * integers[0]).dtype == np.float64 and tg.randn(2).dtype == np.float64
+    assert tg.Tensor([1.0]).dtype == np.float32
+
+
+def test_rule4_only_floats_have_gradients(library):
+    with pytest.raises(TypeError, match="Only floating Tensors have gradients.*int64"):
+        tg.Tensor([1, 2], requires_grad=True)
+    with pytest.raises(TypeError, match="dtype complex"):
+        tg.Tensor([1j])
+    assert not (tg.Tensor([1, 2]) * tg.Tensor([True, False])).requires_grad
+
+
+# Rule 5: parameters in order of construction --------------------------------------------------------------------------
+
+class Nest(tg.nn.Module):
+    def __init__(self):
+        self.second = tg.nn.Linear(2, 2)
+        self.blocks = [tg.nn.Linear(2, 2), {"a": tg.nn.Linear(2, 2, bias=False)}]
+        self.first = tg.nn.Parameter(tg.zeros(1))
+        self.tied = self.second
+
+
+def test_rule5_parameters_come_in_order_and_once():
+    """Order that depends on a hash seed, layers lost in lists, shared weights updated twice."""
+    names = [name for name, _ in Nest().named_parameters()]
+    assert names == ["second.weight", "second.bias", "blocks.0.weight", "blocks.0.bias", "blocks.1.a.weight", "first"]
+
+
+# Rule 6: errors teach ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("act, error, words", [
+    (lambda x: x.__setitem__(0, 1.0), TypeError, "cannot be assigned into.*tg.where"),
+    (lambda x: np.asarray(x), TypeError, r"call tensor.numpy\(\)"),
+    (lambda x: float(x), ValueError, r"shape \(2, 3\).*reduce it"),
+    (lambda x: bool(x > 1), ValueError, "truth value"),
+    (lambda x: x + tg.zeros(2), ValueError, r"add cannot take \(2, 3\) float32 and \(2,\) float32.*equal or 1"),
+    (lambda x: x @ x, ValueError, r"matmul cannot take \(2, 3\).*is a .mT missing"),
+    (lambda x: x.reshape(4), ValueError, r"reshape cannot take \(2, 3\).*shape=\(4,\)"),
+    (lambda x: x.sum(axis=2), (ValueError, IndexError), "sum cannot take.*axis 2 is out of bounds"),
+    (lambda x: x.sum(dim=0), TypeError, "PyTorch's dim and keepdim are called axis and keepdims here"),
+    (lambda x: x[5], IndexError, "5"),
+    (lambda x: tg.cat([x, tg.zeros(2, 2)]), ValueError, "all shapes must agree"),
+    (lambda x: tg.zeros(0).max(), ValueError, "at least one element"),
+    (lambda x: x.backward(), RuntimeError, r"shape \(2, 3\): reduce it"),
+    (lambda x: x.backward(np.ones(3)), ValueError, "upstream gradient has shape"),
+    (lambda x: x.detach().backward(), RuntimeError, "nothing to differentiate"),
+    (lambda x: tg.grad(x.sum(), [x, leaf(1.0)]), RuntimeError, "does not depend on input 1"),
+    (lambda x: tg.Tensor([[1.0], [1.0, 2.0]]), TypeError, "cannot be made from list"),
+    (lambda x: tg.Tensor("hello"), TypeError, "dtype"),
+    (lambda x: len(x.sum()), TypeError, "no length"),
+    (lambda x: tg.zeros(2, 3, 4).T, ValueError, "use .mT"),
+    (lambda x: tg.functional.mse_loss(x, tg.zeros(2)), ValueError, r"\(2, 3\) and the target \(2,\)"),
+    (lambda x: tg.functional.embedding(tg.Tensor([0.0]), x), TypeError, "wants integers"),
+    (lambda x: tg.functional.softmax(x, 1, 2), TypeError, "softmax"),
+])
+def test_rule6_errors_say_what_happened_and_the_fix(act, error, words):
+    with pytest.raises(error, match=words):
+        act(leaf(np.ones((2, 3))))
+
+
+def test_rule6_an_index_out_of_range_is_found_on_every_backend(library):
+    """CuPy wraps such an index around and returns another row."""
+    table = leaf(np.ones((4, 2)))
+    for act in (lambda i: tg.functional.embedding(i, table), lambda i: tg.functional.one_hot(i, 4), lambda i: table[i],
+                lambda i: table[:, None][i], lambda i: table[..., i[:1] - 2]):
+        act(tg.Tensor([0, 3]))
+        with pytest.raises(IndexError, match="outside|out of bounds"):
+            act(tg.Tensor([0, 4])[1:])
+            tg.zeros(1).item()  # on a GPU the verdict is read at the next transfer to the host
+        backend._late_errors.clear()
+
+
+def test_rule6_a_verdict_on_the_device_reaches_the_host(count):
+    """Judging an index on a GPU at once would make the host wait at every lookup."""
+    index = tg.Tensor([0, 9])
+    backend.check_index(index.data, 4, "a table of 4 rows")
+    assert count.syncs == 0
+    with pytest.raises(IndexError, match=r"a table of 4 rows has an index outside 0..3"):
+        index.numpy()
+    index.numpy()
+
+
+def test_rule6_backends_do_not_mix():
+    here = leaf([1.0, 2.0])
+    tg.backend.use("strict")
+    with pytest.raises(TypeError, match="numpy while the backend is 'strict'"):
+        here + 1
+    with pytest.raises(TypeError, match="wrap it in tg.Tensor"):
+        leaf([1.0, 2.0]) + np.ones(2)
+    with pytest.raises(tg.TinygenError, match="no backend 'torch'; choose one of numpy, cupy"):
+        tg.backend.use("torch")
+    assert tg.backend.name() == "strict"
+
+
+def test_rule6_cupy_without_a_gpu_says_why():
+    try:
+        import cupy
+        if cupy.is_available():
+            pytest.skip("there is a GPU")
+    except ImportError:
+        pass
+    with pytest.raises(tg.TinygenError, match="cupy.*pip install"):
+        tg.backend.use("cupy")
+
+
+# Rule 7: the NaN detective --------------------------------------------------------------------------------------------
+
+def test_rule7_debug_names_the_first_bad_operation_and_the_line():
+    """PyTorch's anomaly mode points at the last place, in backward; the first, in forward, is the one to mend."""
+    x = leaf([1.0, 0.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with tg.debug(), pytest.raises(FloatingPointError, match=r"log made the first Inf.*test_engine.py:\d+: y = tg.log\(x\)"):
+            y = tg.log(x)
+        tg.log(x)
+
+
+# Rule 8: seeded everywhere --------------------------------------------------------------------------------------------
+
+def test_rule8_the_same_numbers_again(library):
+    tg.manual_seed(3)
+    first = tg.randn(4).numpy()
+    state = backend.rng_state()
+    then = tg.randn(4).numpy(), tg.randperm(4).numpy()
+    backend.set_rng_state(state)
+    for a, b in zip(then, (tg.randn(4).numpy(), tg.randperm(4).numpy())):
+        np.testing.assert_array_equal(a, b)
+    tg.manual_seed(3)
+    np.testing.assert_array_equal(first, tg.randn(4).numpy())
+
+
+def test_rule8_host_numbers_are_the_same_on_every_backend():
+    draws = []
+    for name in ("numpy", "strict"):
+        backend.use(name)
+        tg.manual_seed(5, host=True)
+        draws.append((tg.randn(3).numpy(), tg.rand(2).numpy(), tg.randint(0, 9, (3,)).numpy()))
+    for a, b in zip(*draws):
+        np.testing.assert_array_equal(a, b)
+
+
+# The rest of the contract ---------------------------------------------------------------------------------------------
+
+def test_results_are_visited_youngest_first():
+    """Why the order matters: b = a + a; c = b + b + a. Passing b's gradient on before c's arrived would lose half of it."""
+    a = leaf(1.0)
+    b = a + a
+    c = b * b + a
+    c.backward()
+    assert got(a) == 9
+
+
+def test_a_parameter_changed_after_use_is_an_error():
+    """Going back through activations of the old weights with the new weights gives a gradient of nothing."""
+    w = tg.nn.Parameter([2.0])
+    loss = (w * w).sum()
+    loss.backward()
+    tg.optim.SGD([w], lr=0.1).step()
+    with pytest.raises(RuntimeError, match="changed in place after it was used"):
+        loss.backward()
+
+
+def test_no_grad_records_nothing():
+    x = leaf(1.0)
+    with tg.no_grad():
+        assert not (x * 2).requires_grad
+
+    @tg.no_grad()
+    def twice(x):
+        return x * 2
+    assert not twice(x).requires_grad and not twice(x).requires_grad and (x * 2).requires_grad
+
+
+def test_grad_touches_no_leaf_and_takes_inner_nodes(library):
+    x, w = leaf(2.0), leaf(5.0)
+    h = x * x
+    y = h * h * w
+    gx, gh = tg.grad(y, [x, h])
+    assert (gx.item(), gh.item()) == (160, 40) and x.grad is None and w.grad is None
+    assert tg.grad(y, [leaf(1.0), w], allow_unused=True)[0] is None
+
+
+def test_second_derivatives_through_grad(library):
+    x = leaf([1.0, 2.0])
+    g, = tg.grad((x**3).sum(), x, create_graph=True)
+    (g * g).sum().backward()
+    assert got(x) == [36.0, 288.0]  # d/dx 9 x^4
+
+
+def test_a_missing_vjp_is_an_error_at_forward_time():
+    @primitive(samples=lambda r: [(r(2),)])
+    def no_row(x):
+        return x
+    try:
+        no_row(tg.Tensor([1.0]))
+        with pytest.raises(NotImplementedError, match="no_row has no vjp"):
+            no_row(leaf([1.0]))
+    finally:
+        del PRIMITIVES["no_row"]
+
+
+def test_a_wrong_shape_from_a_vjp_is_an_error():
+    @primitive(lambda g, y, x: g[0])
+    def bad_row(x):
+        return x * 1
+    try:
+        with pytest.raises(RuntimeError, match=r"vjp of bad_row.*\(\).*\(2,\)"):
+            bad_row(leaf([1.0, 2.0])).sum().backward()
+    finally:
+        del PRIMITIVES["bad_row"]
+
+
+def test_inputs_by_keyword_are_differentiated():
+    x, w = leaf(np.ones((2, 3))), leaf(np.ones((4, 3)))
+    tg.functional.linear(x, bias=leaf(np.ones(4)), weight=w).sum().backward()
+    assert got(w) == [[2.0] * 3] * 4
+    assert tg.functional.leaky_relu(leaf([-1.0]), 0.2).item() == pytest.approx(-0.2)
+
+
+def test_raw_arrays_in_raw_arrays_out(library):
+    raw = backend.asarray([1.0, 4.0])
+    assert isinstance(tg.sqrt(raw), backend.xp.ndarray)
+
+
+def test_importing_tinygen_imports_no_plotting_and_no_gpu():
+    import subprocess
+    code = "import sys, tinygen; print(sorted({'matplotlib', 'cupy', 'pytest', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

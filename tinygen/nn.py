@@ -1,0 +1,301 @@
+"""Floor 4: layers, sorted by increasing complexity. A Module is an object that holds Parameters and computes."""
+import math
+
+import numpy as np
+
+from . import backend, functional as F
+from .backend import TinygenError, xp
+from .ops import concatenate, cos, exp, sin
+from .tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A Tensor that is trained: parameters() finds it, optimisers change it."""
+
+    def __init__(self, data, requires_grad=True):
+        super().__init__(data, requires_grad)
+
+
+class Buffer(Tensor):
+    """A Tensor that belongs to the state of a Module but is not trained, such as a running mean."""
+
+
+def _walk(value, name=""):
+    """Yield (dotted name, object) for every Module, Parameter and Buffer inside value, in order of construction."""
+    if isinstance(value, (Module, Parameter, Buffer)):
+        yield name, value
+    if isinstance(value, (list, tuple)):
+        children = enumerate(value)
+    elif isinstance(value, Sequential):
+        children = enumerate(value.layers)  # "0.weight", as in PyTorch
+    else:
+        children = value.items() if isinstance(value, dict) else vars(value).items() if isinstance(value, Module) else ()
+    for key, child in children:
+        yield from _walk(child, f"{name}.{key}" if name else str(key))
+
+
+class Module:
+    """Base of all layers and models: assign Parameters and Modules (also in lists and dicts), and define forward()."""
+    training = True
+
+    def __call__(self, *args, **kwargs):
+        return self.forward(*args, **kwargs)
+
+    def forward(self, *args, **kwargs):
+        raise NotImplementedError(f"{type(self).__name__} has no forward(): define what it computes.")
+
+    def named_parameters(self):
+        """[(dotted name, Parameter)] in order of construction; a shared one appears once, under its first name."""
+        found = {}
+        for name, p in _walk(self):
+            if isinstance(p, Parameter):
+                found.setdefault(id(p), (name, p))
+        return list(found.values())
+
+    def parameters(self):
+        """All Parameters, in order of construction."""
+        return [p for _, p in self.named_parameters()]
+
+    def modules(self):
+        """This Module and every one inside it."""
+        return [m for _, m in _walk(self) if isinstance(m, Module)]
+
+    def train(self, mode=True):
+        """Set the training mode, in which dropout drops and batch norm uses the batch. Returns self."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self):
+        """Leave the training mode. Returns self."""
+        return self.train(False)
+
+    def state_dict(self):
+        """{dotted name: raw array} of parameters and buffers: the arrays themselves, not copies."""
+        return {name: x.data for name, x in _walk(self) if isinstance(x, Tensor)}
+
+    def load_state_dict(self, state):
+        """Copy values into the parameters and buffers. Keys and shapes must all fit, or nothing is changed."""
+        own = {name: x for name, x in _walk(self) if isinstance(x, Tensor)}
+        state = {name: np.asarray(value) if not isinstance(value, xp.ndarray) else value for name, value in state.items()}
+        wrong = [f"{name} is missing" for name in own if name not in state]
+        wrong += [f"{name} is unknown here" for name in state if name not in own]
+        wrong += [f"{name} has shape {state[name].shape} in place of {x.shape}" for name, x in own.items()
+                  if name in state and state[name].shape != x.shape]
+        if wrong:
+            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise TinygenError(f"This state does not belong to this {type(self).__name__}: {'; '.join(wrong[:5])}{more}. "
+                               "Build the model with the sizes it was saved with.")
+        for name, x in own.items():
+            x.data[...] = xp.asarray(state[name])
+            x.changed()
+
+    def __repr__(self):
+        inner = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in vars(self).items() if isinstance(child, Module)]
+        return f"{type(self).__name__}({self.extra_repr()}" + "".join(f"\n  {line}" for line in inner) + ("\n)" if inner else ")")
+
+    def extra_repr(self):
+        """What __repr__ shows between the parentheses."""
+        return ""
+
+
+# Nothing to learn: activations and shapes -----------------------------------------------------------------------------
+
+class ReLU(Module):
+    forward = staticmethod(F.relu)
+
+
+class Tanh(Module):
+    forward = staticmethod(F.tanh)
+
+
+class Sigmoid(Module):
+    forward = staticmethod(F.sigmoid)
+
+
+class Softplus(Module):
+    forward = staticmethod(F.softplus)
+
+
+class SiLU(Module):
+    forward = staticmethod(F.silu)
+
+
+class SELU(Module):
+    forward = staticmethod(F.selu)
+
+
+class ELU(Module):
+    def __init__(self, alpha=1.0):
+        self.alpha = alpha
+
+    def forward(self, x):
+        return F.elu(x, alpha=self.alpha)
+
+
+class LeakyReLU(Module):
+    def __init__(self, negative_slope=0.01):
+        self.negative_slope = negative_slope
+
+    def forward(self, x):
+        return F.leaky_relu(x, negative_slope=self.negative_slope)
+
+
+class GELU(Module):
+    def __init__(self, approximate="none"):
+        self.approximate = approximate
+
+    def forward(self, x):
+        return F.gelu(x, self.approximate)
+
+
+class Softmax(Module):
+    def __init__(self, axis=-1):
+        self.axis = axis
+
+    def forward(self, x):
+        return F.softmax(x, axis=self.axis)
+
+
+class Flatten(Module):
+    """(N, C, H, W) -> (N, C H W)"""
+
+    def forward(self, x):
+        return x.reshape(x.shape[0], -1)
+
+
+class Unflatten(Module):
+    """(N, C H W) -> (N, C, H, W): Unflatten(1, (C, H, W)) makes axis 1 into several."""
+
+    def __init__(self, axis, unflattened_size):
+        self.axis, self.unflattened_size = axis, tuple(unflattened_size)
+
+    def forward(self, x):
+        axis = self.axis % x.ndim
+        return x.reshape(x.shape[:axis] + self.unflattened_size + x.shape[axis + 1:])
+
+
+class Dropout(Module):
+    """In training, zero each number with probability p and scale the rest by 1/(1 - p)."""
+
+    def __init__(self, p=0.5):
+        self.p = p
+
+    def forward(self, x):
+        return F.dropout(x, self.p, self.training)
+
+
+class SinusoidalEmbedding(Module):
+    """Times (N,) as features (N, dim): [sin(w_i t), cos(w_i t)], w_i from 1 down to 1/max_period (Vaswani et al. 2017)."""
+
+    def __init__(self, dim, max_period=10000.0):
+        if dim % 2:
+            raise TinygenError(f"SinusoidalEmbedding pairs sines with cosines, so dim must be even, not {dim}.")
+        self.dim, self.max_period = dim, max_period
+
+    def forward(self, t):
+        half = self.dim // 2
+        t = t if isinstance(t, Tensor) else Tensor(t)
+        w = exp(Tensor(xp.arange(half) * (-math.log(self.max_period) / half)))              # (half,)
+        angle = t.reshape(-1, 1) * w                                                        # (N, half)
+        return concatenate([sin(angle), cos(angle)], axis=1)                                # (N, dim)
+
+
+# Containers -----------------------------------------------------------------------------------------------------------
+
+class Sequential(Module):
+    """Modules, or plain functions, applied one after the other."""
+
+    def __init__(self, *layers):
+        self.layers = list(layers)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class ModuleList(Module, list):
+    """A list of Modules. (A plain list assigned to a Module is found just as well.)"""
+
+
+# Layers with parameters -----------------------------------------------------------------------------------------------
+
+def _uniform(shape, bound):
+    return Parameter((2 * backend.rand(shape) - 1) * bound)
+
+
+class Linear(Module):
+    """y = x W^T + b;   weight (out_features, in_features), bias (out_features,), both from U(-1/sqrt(in), 1/sqrt(in))"""
+
+    def __init__(self, in_features, out_features, bias=True):
+        bound = in_features**-0.5 if in_features else 0
+        self.weight = _uniform((out_features, in_features), bound)
+        self.bias = _uniform((out_features,), bound) if bias else None
+
+    def forward(self, x):
+        return F.linear(x, self.weight) if self.bias is None else F.linear(x, self.weight, self.bias)
+
+    def extra_repr(self):
+        out_features, in_features = self.weight.shape
+        return f"in_features={in_features}, out_features={out_features}, bias={self.bias is not None}"
+
+
+class Embedding(Module):
+    """A learned vector for each integer 0, ..., num_embeddings - 1: (...,) integers -> (..., embedding_dim)"""
+
+    def __init__(self, num_embeddings, embedding_dim):
+        self.weight = Parameter(backend.randn((num_embeddings, embedding_dim)))
+
+    def forward(self, index):
+        return F.embedding(index, self.weight)
+
+
+class LayerNorm(Module):
+    """Standardise each sample over its last axes, then scale by weight and shift by bias (Ba et al. 2016)."""
+
+    def __init__(self, normalized_shape, eps=1e-5):
+        self.normalized_shape, self.eps = normalized_shape, eps
+        self.weight, self.bias = Parameter(xp.ones(normalized_shape)), Parameter(xp.zeros(normalized_shape))
+
+    def forward(self, x):
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class GroupNorm(Module):
+    """Standardise each sample over groups of channels, then scale and shift each channel (Wu & He 2018)."""
+
+    def __init__(self, num_groups, num_channels, eps=1e-5):
+        self.num_groups, self.eps = num_groups, eps
+        self.weight, self.bias = Parameter(xp.ones(num_channels)), Parameter(xp.zeros(num_channels))
+
+    def forward(self, x):
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class BatchNorm1d(Module):
+    """Standardise each feature over the batch, then scale and shift it (Ioffe & Szegedy 2015).
+
+    In training the statistics are the batch's, and running_mean and running_var follow them; .eval() uses those.
+    """
+    axes = (2, 3)  # (N, C) or (N, C, L)
+
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+        self.eps, self.momentum = eps, momentum
+        self.weight, self.bias = Parameter(xp.ones(num_features)), Parameter(xp.zeros(num_features))
+        self.running_mean, self.running_var = Buffer(xp.zeros(num_features)), Buffer(xp.ones(num_features))
+        self.num_batches_tracked = Buffer(xp.asarray(0))
+
+    def forward(self, x):
+        if x.ndim not in self.axes or x.shape[1] != self.weight.shape[0]:
+            raise TinygenError(f"{type(self).__name__} over {self.weight.shape[0]} channels cannot take x of shape {x.shape}: "
+                               f"axis 1 holds the channels, and there are {' or '.join(map(str, self.axes))} axes.")
+        if self.training:
+            self.num_batches_tracked.data += 1
+        return F.batch_norm(x, self.running_mean.data, self.running_var.data, self.weight, self.bias, self.training,
+                            self.momentum, self.eps)
+
+
+class BatchNorm2d(BatchNorm1d):
+    """BatchNorm for images (N, C, H, W)."""
+    axes = (4,)

@@ -1,0 +1,243 @@
+"""Floor 4: optimisers, sorted by increasing complexity.
+
+Each optimiser lays its parameters end to end in one flat array, of which every parameter's data becomes a view. An
+update is then one formula over long arrays: worked through in pieces that stay in the cache on a processor, as one
+kernel on a GPU.
+"""
+import copy
+import math
+
+import numpy as np
+
+from . import backend
+from .backend import TinygenError, xp
+from .tensor import Tensor
+
+PIECE = 1 << 14  # numbers per piece on a processor: 64 KiB of float32, so that all operands of a formula stay in the cache
+
+
+class Optimizer:
+    """Common to all: the parameters as one flat array, and which parts of it have a gradient.
+
+    params   an iterable of Tensors with requires_grad=True, such as model.parameters()
+    lr       the learning rate; may be assigned to at any time
+    """
+    memory = ()  # names of the flat arrays an optimiser keeps besides the parameters
+
+    def __init__(self, params, lr):
+        self.params = list({id(p): p for p in params}.values())
+        if not self.params or not all(isinstance(p, Tensor) and p.requires_grad for p in self.params):
+            raise TinygenError("An optimiser needs at least one parameter, and each a Tensor with requires_grad=True: "
+                               "pass model.parameters().")
+        if not lr >= 0:
+            raise TinygenError(f"The learning rate must be 0 or more, not {lr}.")
+        self.lr = lr
+        self.ends = np.cumsum([0] + [p.size for p in self.params]).tolist()
+        self.steps = [0] * len(self.params)  # how often each parameter was updated
+        self._flatten()
+        for name in self.memory:
+            setattr(self, name, xp.zeros_like(self.flat))
+
+    def _flatten(self):
+        """Lay the parameters' data end to end, each keeping a view of its part."""
+        self.flat = xp.concatenate([p.data.ravel() for p in self.params])
+        for p, start, end in zip(self.params, self.ends, self.ends[1:]):
+            p.data = self.flat[start:end].reshape(p.shape)
+
+    def zero_grad(self):
+        """Forget the gradients: the next backward() starts from none."""
+        for p in self.params:
+            p.grad = None
+
+    def step(self):
+        """Update every parameter that has a gradient; one without is left alone."""
+        if any(p.data.base is not self.flat for p in self.params):  # another optimiser, or the user, moved the data
+            self._flatten()
+        for i, j in self._runs():
+            self.steps[i:j] = [self.steps[i] + 1] * (j - i)
+            g = xp.concatenate([p.grad.ravel() for p in self.params[i:j]])
+            start, end = self.ends[i], self.ends[j]
+            size = PIECE if backend.name() == "numpy" else end - start
+            for a in range(start, end, size):
+                piece = slice(a, min(a + size, end))
+                self.update(self.flat[piece], g[a - start:a - start + size],
+                            *[getattr(self, name)[piece] for name in self.memory], t=self.steps[i])
+        for p in self.params:
+            p.changed()
+
+    def _runs(self):
+        """Yield [i, j): neighbours that have gradients and were updated equally often. Normally all parameters are one run."""
+        i = 0
+        while i < len(self.params):
+            j = i
+            while j < len(self.params) and self.params[j].grad is not None and self.steps[j] == self.steps[i]:
+                j += 1
+            if j > i:
+                yield i, j
+            i = max(j, i + 1)
+
+    def update(self, w, g, *memory, t):
+        """Change the parameters w in place, given their gradient g, for the t-th time."""
+        raise NotImplementedError
+
+    def state_dict(self):
+        """All that is needed to go on: the learning rate, the counts, and the flat arrays."""
+        return {"lr": self.lr, "steps": np.asarray(self.steps), **{name: getattr(self, name) for name in self.memory}}
+
+    def load_state_dict(self, state):
+        """Go on from the state_dict() of the same optimiser over the same parameters."""
+        for name in ("lr", "steps") + self.memory:
+            if name not in state or name in self.memory and state[name].shape != self.flat.shape:
+                raise TinygenError(f"This state does not belong to this {type(self).__name__}: its {name!r} is missing or of "
+                                   f"another size than the {self.flat.size} numbers in the parameters.")
+        self.lr = float(state["lr"])
+        self.steps = [int(n) for n in state["steps"]]
+        for name in self.memory:
+            getattr(self, name)[...] = xp.asarray(state[name])
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (Sutskever et al. 2013, as in PyTorch).
+
+    v <- momentum v + g + weight_decay w
+    w <- w - lr v
+    """
+    memory = ("velocity",)
+
+    def __init__(self, params, lr, momentum=0, weight_decay=0):
+        super().__init__(params, lr)
+        self.momentum, self.weight_decay = momentum, weight_decay
+
+    def update(self, w, g, v, t):
+        v *= self.momentum
+        v += g + self.weight_decay * w
+        w -= self.lr * v
+
+
+@backend.fuse
+def _adam(w, g, m, v, step, beta1, beta2, scale, eps):
+    m += (1 - beta1) * (g - m)            # first moment: running mean of the gradient
+    v += (1 - beta2) * (g * g - v)        # second moment: running mean of its square
+    w -= step * m / (xp.sqrt(v) * scale + eps)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015): each number moves by lr times its mean gradient over its typical size.
+
+    m <- b1 m + (1 - b1) g         v <- b2 v + (1 - b2) g^2
+    w <- w - lr m' / (sqrt(v') + eps),   m' = m / (1 - b1^t),  v' = v / (1 - b2^t)
+    """
+    memory = ("m", "v")
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+        super().__init__(params, lr)
+        self.betas, self.eps = betas, eps
+
+    def update(self, w, g, m, v, t):
+        beta1, beta2 = self.betas
+        # the moments start at 0, which makes them too small by 1 - beta^t
+        _adam(w, g, m, v, self.lr / (1 - beta1**t), beta1, beta2, (1 - beta2**t)**-0.5, self.eps)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): w <- w - lr weight_decay w, apart from the gradient."""
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        super().__init__(params, lr, betas, eps)
+        self.weight_decay = weight_decay
+
+    def update(self, w, g, m, v, t):
+        w *= 1 - self.lr * self.weight_decay
+        super().update(w, g, m, v, t)
+
+
+def clip_grad_norm_(params, max_norm):
+    """Scale all gradients by one factor so that their joint norm is at most max_norm. Returns the norm before, a 0-d array."""
+    params = [p for p in params if p.grad is not None]
+    if not params:
+        raise TinygenError("clip_grad_norm_ found no gradients: call it between loss.backward() and optimizer.step().")
+    norm = xp.sqrt(sum((p.grad * p.grad).sum() for p in params))
+    factor = xp.minimum(max_norm / (norm + 1e-6), 1)
+    for p in params:
+        p.grad = p.grad * factor.astype(p.grad.dtype)
+    return norm
+
+
+# Learning rates over time ---------------------------------------------------------------------------------------------
+
+class Schedule:
+    """Sets optimizer.lr; call step() after each optimizer.step(). factor(n) is the part of the base rate at step n."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.base_lr, self.n = optimizer, optimizer.lr, 0
+        self._set()
+
+    def _set(self):
+        self.optimizer.lr = self.base_lr * self.factor(self.n)
+
+    def step(self):
+        self.n += 1
+        self._set()
+
+    def state_dict(self):
+        return {"n": self.n, "base_lr": self.base_lr}
+
+    def load_state_dict(self, state):
+        self.n, self.base_lr = int(state["n"]), float(state["base_lr"])
+        self._set()
+
+
+class LinearWarmup(Schedule):
+    """The rate grows as 1/steps, 2/steps, ..., 1 and then stays."""
+
+    def __init__(self, optimizer, steps):
+        self.total = steps
+        super().__init__(optimizer)
+
+    def factor(self, n):
+        return min(1.0, (n + 1) / self.total)
+
+
+class CosineLR(Schedule):
+    """The rate falls along half a cosine from 1 to `end` over `steps`, after a linear warmup (Loshchilov & Hutter 2017)."""
+
+    def __init__(self, optimizer, steps, end=0.0, warmup=0):
+        self.total, self.end, self.warmup = steps, end, warmup
+        super().__init__(optimizer)
+
+    def factor(self, n):
+        if n < self.warmup:
+            return (n + 1) / self.warmup
+        part = min(1.0, (n - self.warmup) / max(1, self.total - self.warmup))
+        return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+class EMA:
+    """An exponential moving average of a model's parameters: averaged <- decay averaged + (1 - decay) current.
+
+    ema = EMA(model, 0.999);  ema.update() after each step;  then sample from ema.model, a copy that only averages.
+    Buffers such as running means are copied as they are. The first updates use the smaller decay (1 + n) / (10 + n),
+    so that the random initial weights are forgotten early.
+    """
+
+    def __init__(self, model, decay=0.999):
+        self.source, self.model, self.decay, self.n = model, copy.deepcopy(model).eval(), decay, 0
+
+    def update(self):
+        """Take the current parameters into the average."""
+        self.n += 1
+        decay = min(self.decay, (1 + self.n) / (10 + self.n))
+        current = self.source.state_dict()
+        learned = dict(self.source.named_parameters())
+        for name, average in self.model.state_dict().items():
+            if name in learned:
+                average += (1 - decay) * (current[name] - average)
+            else:
+                average[...] = current[name]
+
+    def state_dict(self):
+        return {"n": self.n, **self.model.state_dict()}
+
+    def load_state_dict(self, state):
+        self.n = int(state["n"])
+        self.model.load_state_dict({name: value for name, value in state.items() if name != "n"})
