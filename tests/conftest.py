@@ -1,6 +1,8 @@
 """Every test starts from the same random numbers, and those that ask for `library` run on every backend at hand."""
 import os
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices: threads only wait for each other, above all on a busy machine
+
 import pytest
 
 import strict

@@ -163,7 +163,7 @@ def test_rule6_an_index_out_of_range_is_found_on_every_backend(library):
         with pytest.raises(IndexError, match="outside|out of bounds"):
             act(tg.Tensor([0, 4])[1:])
             tg.zeros(1).item()  # on a GPU the verdict is read at the next transfer to the host
-        backend._late_errors.clear()
+        backend._verdicts.clear()
 
 
 def test_rule6_a_verdict_on_the_device_reaches_the_host(count):

@@ -9,6 +9,7 @@ from .tensor import Tensor, debug, grad, no_grad, primitive
 from .ops import *
 from . import functional, nn, optim
 from .gradcheck import GradcheckError, gradcheck
+from .run import load, save
 
 cat = concatenate
 tensor = Tensor

@@ -139,6 +139,11 @@ def _draw(method, *args, **kwargs):
     return xp.asarray(getattr(_rng.device, method)(*args, **kwargs))
 
 
+def host_rng():
+    """The NumPy generator behind manual_seed(), for data that are made on the host."""
+    return _rng.host
+
+
 def randn(shape):
     """Independent draws from N(0, 1), as a raw array of the default dtype."""
     return _draw("standard_normal", size=shape, dtype=default_dtype.type)
@@ -184,25 +189,24 @@ def set_rng_state(text):
 # NumPy raises on an index out of range; CuPy silently wraps around. Looking at an index on the GPU would make the
 # host wait for it, so such an index is judged there and the verdict read at the next transfer to the host.
 
-_late_errors = []
+_verdicts = {}  # text of the error -> 0-d boolean on the device: was any index bad so far?
 
 
 def check_index(index, size, what):
     """Raise IndexError unless every entry of the integer array `index` lies in [0, size)."""
-    bad = ((index < 0) | (index >= size)).any()
     text = f"{what} has an index outside 0..{size - 1}: lower the index, or enlarge the table it looks up."
-    if isinstance(bad, (bool, np.bool_)):
-        if bad:
-            raise IndexError(text)
-    else:
-        _late_errors.append((bad, text))
+    bad = ((index < 0) | (index >= size)).any()
+    if not isinstance(bad, (bool, np.bool_)):
+        _verdicts[text] = bad | _verdicts[text] if text in _verdicts else bad
+    elif bad:
+        raise IndexError(text)
 
 
 def _raise_late_errors():
-    while _late_errors:
-        bad, text = _late_errors.pop()
+    while _verdicts:
+        text, bad = _verdicts.popitem()
         if bool(bad):
-            _late_errors.clear()
+            _verdicts.clear()
             raise IndexError(text)
 
 

@@ -20,17 +20,20 @@ class Buffer(Tensor):
     """A Tensor that belongs to the state of a Module but is not trained, such as a running mean."""
 
 
+def _children(value):
+    """The named parts of a Module, list or dict, in order of construction."""
+    if isinstance(value, Sequential):
+        return enumerate(value.layers)  # their names are "0", "1", ...: "0.weight", as in PyTorch
+    if isinstance(value, (list, tuple)):
+        return enumerate(value)
+    return value.items() if isinstance(value, dict) else vars(value).items() if isinstance(value, Module) else ()
+
+
 def _walk(value, name=""):
     """Yield (dotted name, object) for every Module, Parameter and Buffer inside value, in order of construction."""
     if isinstance(value, (Module, Parameter, Buffer)):
         yield name, value
-    if isinstance(value, (list, tuple)):
-        children = enumerate(value)
-    elif isinstance(value, Sequential):
-        children = enumerate(value.layers)  # "0.weight", as in PyTorch
-    else:
-        children = value.items() if isinstance(value, dict) else vars(value).items() if isinstance(value, Module) else ()
-    for key, child in children:
+    for key, child in _children(value):
         yield from _walk(child, f"{name}.{key}" if name else str(key))
 
 
@@ -91,8 +94,9 @@ class Module:
             x.changed()
 
     def __repr__(self):
-        inner = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in vars(self).items() if isinstance(child, Module)]
-        return f"{type(self).__name__}({self.extra_repr()}" + "".join(f"\n  {line}" for line in inner) + ("\n)" if inner else ")")
+        inner = "".join(f"\n({name}): {getattr(child, '__name__', child)}" for name, child in _children(self)
+                        if isinstance(child, (Module, list)) or callable(child))
+        return f"{type(self).__name__}({self.extra_repr()}" + inner.replace("\n", "\n  ") + ("\n)" if inner else ")")
 
     def extra_repr(self):
         """What __repr__ shows between the parentheses."""

@@ -1,0 +1,132 @@
+"""Functions of networks against independent definitions; gradients of the composed ones (the primitives: test_ops.py)."""
+import math
+
+import numpy as np
+import pytest
+
+import tinygen as tg
+from tinygen import backend, functional as F
+
+rng = np.random.default_rng(0)
+
+
+def values(f, *xs):
+    with backend.precision("float64"):
+        return f(*[tg.Tensor(x) for x in xs]).numpy()
+
+
+@pytest.mark.parametrize("f, definition", [
+    (F.relu, lambda x: max(x, 0.0)),
+    (lambda x: F.leaky_relu(x, 0.2), lambda x: x if x > 0 else 0.2 * x),
+    (lambda x: F.elu(x, 0.7), lambda x: x if x > 0 else 0.7 * math.expm1(x)),
+    (F.selu, lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * math.expm1(x))),
+    (F.softplus, lambda x: math.log1p(math.exp(x))),
+    (F.silu, lambda x: x / (1 + math.exp(-x))),
+    (F.gelu, lambda x: x * 0.5 * math.erfc(-x / math.sqrt(2))),
+    (lambda x: F.gelu(x, "tanh"), lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+    (F.sigmoid, lambda x: 1 / (1 + math.exp(-x))),
+    (F.logsigmoid, lambda x: -math.log1p(math.exp(-x))),
+])
+def test_activations(f, definition, library):
+    x = np.array([-30.0, -3.0, -0.5, 0.0, 1e-3, 2.0, 30.0])
+    np.testing.assert_allclose(values(f, x), [definition(v) for v in x], rtol=1e-12, atol=1e-100)
+    assert tg.gradcheck(f, rng.standard_normal((3, 4)), order=2)
+
+
+def test_selu_keeps_mean_0_and_variance_1():
+    """The two constants are the fixed point: E selu(z) = 0 and E selu(z)^2 = 1 for z ~ N(0, 1), by quadrature."""
+    z, w = np.polynomial.hermite_e.hermegauss(200)
+    w = w / w.sum()
+    y = values(F.selu, z)
+    assert abs(w @ y) < 1e-3 and abs(w @ y**2 - 1) < 1e-3  # the kink at 0 limits the quadrature
+
+
+@pytest.mark.parametrize("x", [[1000.0, -1000.0, 0.0, 999.0], [-1e4, -1e4, -1e4, -1e4], [80.0, 90.0, -200.0, 0.0]])
+def test_extreme_logits_stay_finite(x, library):
+    x = tg.Tensor([x], requires_grad=True)
+    for f in (F.softmax, F.log_softmax, F.logsumexp, F.sigmoid, F.softplus, F.logsigmoid, F.silu, F.elu,
+              lambda x: F.cross_entropy(x, tg.Tensor([1])), lambda x: F.binary_cross_entropy_with_logits(x, 0 * x + 1)):
+        x.grad = None
+        f(x).sum().backward()
+        assert np.isfinite(backend.to_numpy(x.grad)).all() and np.isfinite(f(x).numpy()).all()
+    assert F.softmax(x).sum().item() == pytest.approx(1)
+
+
+def test_logsumexp_of_nothing_is_minus_infinity():
+    with np.errstate(divide="ignore"):
+        assert F.logsumexp(tg.Tensor([[-np.inf, -np.inf], [0.0, 0.0]])).numpy().tolist() == [-np.inf, pytest.approx(math.log(2))]
+
+
+def test_linear_is_a_matrix_product(library):
+    x, w, b = rng.standard_normal((2, 5, 3)), rng.standard_normal((4, 3)), rng.standard_normal(4)
+    np.testing.assert_allclose(values(F.linear, x, w, b), x @ w.T + b, rtol=1e-12)
+    np.testing.assert_allclose(values(F.linear, x[0], w), x[0] @ w.T, rtol=1e-12)
+
+
+def test_embedding_and_one_hot(library):
+    table = rng.standard_normal((5, 3))
+    labels = tg.Tensor([[4, 0], [2, 2]])
+    np.testing.assert_allclose(values(lambda t: F.embedding(labels, t), table), table[[[4, 0], [2, 2]]])
+    np.testing.assert_array_equal(F.one_hot(labels, 5).numpy(), np.eye(5)[[[4, 0], [2, 2]]])
+    assert tg.gradcheck(lambda t: F.embedding(labels, t), table, order=2)
+
+
+def test_dropout_keeps_the_mean(library):
+    x = tg.ones(200_000)
+    y = F.dropout(x, 0.25).numpy()
+    np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
+    assert abs(y.mean() - 1) < 5 * (1 / 3 / 200_000)**0.5  # five standard errors
+    assert F.dropout(x, 0.25, training=False) is x
+    with pytest.raises(tg.TinygenError, match="0 <= p < 1"):
+        F.dropout(x, 1.5)
+
+
+def test_normalisations_standardise(library):
+    x = 3 + 2 * rng.standard_normal((6, 4, 5))
+    with backend.precision("float64"):
+        t = tg.Tensor(x)
+        for y, axes in ((F.layer_norm(t, 5, eps=0), 2), (F.layer_norm(t, (4, 5), eps=0), (1, 2)), (F.batch_norm(t, training=True, eps=0), (0, 2)),
+                        (F.group_norm(t, 1, eps=0), (1, 2))):
+            y = y.numpy()
+            np.testing.assert_allclose(y.mean(axes), 0, atol=1e-12)
+            np.testing.assert_allclose(y.var(axes), 1, rtol=1e-12)
+    w, b = rng.standard_normal(4), rng.standard_normal(4)
+    assert tg.gradcheck(lambda x, w, b: F.group_norm(x, 2, w, b), x, w, b, order=2)
+    assert tg.gradcheck(lambda x, w, b: F.batch_norm(x, None, None, w, b, True), x, w, b, order=2)
+    assert tg.gradcheck(lambda x, w, b: F.layer_norm(x, (5,), w, b), x, rng.standard_normal(5), rng.standard_normal(5), order=2)
+    for bad in (lambda: F.layer_norm(t, 4), lambda: F.group_norm(t, 3), lambda: F.batch_norm(t[:1, :, 0], training=True)):
+        with pytest.raises(tg.TinygenError):
+            bad()
+
+
+def test_losses_against_their_definitions(library):
+    x, t = rng.standard_normal((4, 3)), rng.random((4, 3))
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    y = np.array([0, 2, 1, 1])
+    s, v = 1 / (1 + np.exp(-x)), t + 0.1
+    cases = [(lambda x, t, r: F.mse_loss(x, t, r), (x - t)**2), (lambda x, t, r: F.l1_loss(x, t, r), abs(x - t)),
+             (lambda x, t, r: F.cross_entropy(x, tg.Tensor(y), r), -np.log(p[range(4), y])),
+             (lambda x, t, r: F.cross_entropy(x, tg.Tensor(t), r), -(t * np.log(p)).sum(1)),
+             (lambda x, t, r: F.binary_cross_entropy_with_logits(x, t, r), -t * np.log(s) - (1 - t) * np.log(1 - s)),
+             (lambda x, t, r: F.gaussian_nll_loss(x, t, tg.Tensor(v), full=True, reduction=r),
+              0.5 * np.log(2 * np.pi * v) + (x - t)**2 / 2 / v)]
+    for f, expected in cases:
+        np.testing.assert_allclose(values(lambda x, t: f(x, t, "none"), x, t), expected, rtol=1e-10)
+        np.testing.assert_allclose(values(lambda x, t: f(x, t, "mean"), x, t), expected.mean(), rtol=1e-10)
+        np.testing.assert_allclose(values(lambda x, t: f(x, t, "sum"), x, t), expected.sum(), rtol=1e-10)
+        assert tg.gradcheck(lambda x: f(x, tg.Tensor(t), "mean"), x, order=2)
+    with pytest.raises(tg.TinygenError, match="'mean', 'sum' or 'none', not 'average'"):
+        F.mse_loss(tg.ones(1), tg.ones(1), reduction="average")
+
+
+def test_kl_is_the_integral_of_its_definition(library):
+    """E_q[ln q - ln p] by Gauss-Hermite quadrature, exact for a quadratic."""
+    mean, logvar = rng.standard_normal((3, 2)), rng.standard_normal((3, 2))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    weights = weights / weights.sum()
+    std = np.exp(logvar / 2)
+    z = mean[..., None] + std[..., None] * nodes                                # (3, 2, 20)
+    log_q = -0.5 * nodes**2 - np.log(std)[..., None]
+    expected = ((log_q + 0.5 * z**2) @ weights).sum(1)
+    np.testing.assert_allclose(values(F.kl_standard_normal, mean, logvar), expected, rtol=1e-12)
+    assert tg.gradcheck(F.kl_standard_normal, mean, logvar, order=2)

@@ -1,0 +1,92 @@
+"""Floor 5: pictures. Small helpers around matplotlib; each takes the axes to draw on and Tensors or arrays."""
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from . import backend
+
+DATA, MODEL, NOISE, EXACT = "#1f6fb4", "#e4572e", "#8a8f98", "#2a9d5c"  # one colour each, in every picture
+
+matplotlib.rcParams.update({
+    "figure.dpi": 110, "savefig.dpi": 110, "font.size": 10, "axes.titlesize": 11, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": False, "legend.frameon": False, "lines.linewidth": 1.5, "image.cmap": "gray"})
+
+
+def figure(rows=1, columns=1, size=3.0, width=None, height=None, title=None):
+    """A figure and its axes, a list in reading order; size is the side of one panel in inches."""
+    fig = Figure(figsize=((width or size) * columns, (height or size) * rows + (0.35 if title else 0)), layout="constrained")
+    axes = [fig.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
+    if title:
+        fig.suptitle(title, fontsize=12)
+    return fig, axes
+
+
+def limits(points, margin=0.15):
+    """A square window (low, high) that shows all but the outermost thousandth of points (N, 2)."""
+    points = backend.to_numpy(points)
+    low, high = np.quantile(points, [0.001, 0.999], axis=0)
+    centre, half = (low + high) / 2, (high - low).max() / 2 * (1 + margin)
+    return (centre[0] - half, centre[0] + half), (centre[1] - half, centre[1] + half)
+
+
+def plane(ax, window, title=None):
+    """Prepare axes for points of the plane: a square window, no ticks."""
+    ax.set(xlim=window[0], ylim=window[1], aspect="equal", xticks=[], yticks=[], title=title)
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="#cccccc")
+    return ax
+
+
+def scatter(ax, points, color, size=2.0, alpha=0.5, limit=5000, **style):
+    """Points (N, 2), at most `limit` of them."""
+    points = backend.to_numpy(points)[:limit]
+    return ax.scatter(points[:, 0], points[:, 1], s=size, c=color, alpha=alpha, linewidths=0, **style)
+
+
+def trajectories(ax, paths, count=120):
+    """Paths (steps, N, 2): grey start, thin line, coloured end."""
+    paths = backend.to_numpy(paths)[:, :count]
+    ax.plot(paths[:, :, 0], paths[:, :, 1], color="#b5a642", alpha=0.35, linewidth=0.7)
+    ax.scatter(*paths[0].T, s=8, c=NOISE, linewidths=0, zorder=3)
+    ax.scatter(*paths[-1].T, s=8, c=MODEL, linewidths=0, zorder=3)
+
+
+def grid(window, n=20):
+    """n x n points over a window, as an array (n * n, 2)."""
+    x, y = np.meshgrid(np.linspace(*window[0], n), np.linspace(*window[1], n))
+    return np.stack([x.ravel(), y.ravel()], axis=1)
+
+
+def arrows(ax, points, vectors, color="black", **style):
+    """A vector (N, 2) at each of points (N, 2)."""
+    points, vectors = backend.to_numpy(points), backend.to_numpy(vectors)
+    return ax.quiver(*points.T, *vectors.T, color=color, angles="xy", width=0.004, **style)
+
+
+def mosaic(images, columns):
+    """Images (N, 784), (N, 28, 28) or (N, 1, 28, 28) as one array (rows * 28, columns * 28), row by row."""
+    images = backend.to_numpy(images)
+    side = int(round((images.size / len(images))**0.5))
+    images = images.reshape(-1, side, side)
+    rows = -(-len(images) // columns)
+    padded = np.full((rows * columns, side, side), images.min(), images.dtype)
+    padded[:len(images)] = images
+    return padded.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, columns * side)
+
+
+def pictures(ax, images, columns, title=None, low=0.0, high=1.0):
+    """Images side by side in one panel."""
+    ax.imshow(mosaic(images, columns), vmin=low, vmax=high, interpolation="nearest")
+    ax.set(title=title, xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def curve(ax, values, label, color, window=None, **style):
+    """A noisy curve over training steps: faint as it is, and its running mean."""
+    values = np.asarray(values, dtype=float)
+    window = window or max(1, len(values) // 50)
+    ax.plot(values, color=color, alpha=0.15, linewidth=0.5)
+    mean = np.convolve(values, np.ones(window) / window, mode="valid")
+    ax.plot(np.arange(len(mean)) + window - 1, mean, color=color, label=label, **style)
+    ax.set(xlabel="training step")

@@ -1,0 +1,266 @@
+"""Floor 5: what every demo needs and no lecture talks about: flags, progress, checkpoints, numbers on disk.
+
+    job = run.Job("flow_matching", __doc__, argv, data=("moons", "mnist"), steps=8000, batch=256, lr=1e-3)
+    for step in job.train(model=model, optimizer=optimizer):     # resumes, shows progress, saves checkpoints
+        ...
+        job.log(loss=loss)
+    job.picture(figure, "samples.png")
+    job.finish(distance=0.03)
+"""
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+
+import numpy as np
+
+from . import backend
+from .backend import TinygenError, xp
+from .data import IMAGES
+from .tensor import Tensor
+
+
+# Files that are written whole or not at all ---------------------------------------------------------------------------
+
+def write_atomically(path, write):
+    """Call write(file) on a temporary binary file beside path, and rename it to path once all is on disk."""
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
+    except OSError as error:
+        raise TinygenError(f"Cannot write {path}: {error.strerror}; choose another folder with --out.") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TinygenError(f"Cannot write {path}: {error.strerror}; free some space, or choose another folder.") from None
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def save(path, tree):
+    """Write a tree of dicts and lists of arrays, Tensors, numbers, strings, booleans and None as one .npz; see load()."""
+    arrays = {}
+
+    def skeleton(x, name):
+        if isinstance(x, dict):
+            return {"dict": {str(k): skeleton(v, f"{name}/{k}" if name else str(k)) for k, v in x.items()}}
+        if isinstance(x, (list, tuple)):
+            return {"list": [skeleton(v, f"{name}/{i}") for i, v in enumerate(x)]}
+        if x is None or isinstance(x, (bool, int, float, str)):
+            return x
+        if isinstance(x, (Tensor, xp.ndarray, np.ndarray, np.generic)):
+            arrays[name] = backend.to_numpy(x)
+            return {"array": name}
+        raise TinygenError(f"Cannot save {name}: it is a {type(x).__name__}, and only dicts, lists, arrays, Tensors, numbers "
+                           "and strings can be saved.")
+
+    text = json.dumps(skeleton(tree, ""))
+    write_atomically(path, lambda file: np.savez(file, **{"tree.json": text}, **{f"{k}:": v for k, v in arrays.items()}))
+
+
+def load(path):
+    """Read what save() wrote; arrays come back as NumPy arrays. Nothing in the file is executed."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            def build(x):
+                if not isinstance(x, dict):
+                    return x
+                (kind, value), = x.items()
+                if kind == "array":
+                    return file[f"{value}:"]
+                return {k: build(v) for k, v in value.items()} if kind == "dict" else [build(v) for v in value]
+            return build(json.loads(str(file["tree.json"])))
+    except FileNotFoundError:
+        raise TinygenError(f"There is no file {path}: check the path, or train first to make it.") from None
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise TinygenError(f"{path} is damaged or was not written by tinygen ({type(error).__name__}: {error}): "
+                           "delete it and make it again.") from None
+
+
+# The demo runner ------------------------------------------------------------------------------------------------------
+
+CHECKPOINTS = 20  # checkpoints, and lines of the log where the output is no terminal, per run
+
+
+class Job:
+    """One run of a demo. Parses the flags, chooses the backend, seeds the random numbers, makes the output folder.
+
+    name    of the demo, and of its folder out/NAME
+    doc     the demo's docstring, shown by --help
+    data    the data sets it takes, the default first
+    steps, batch, lr   defaults; a dict {"toys": ..., "images": ...} where they depend on the kind of data
+    quick   training steps with --quick
+    exact   whether the demo can overlay the exact solution
+    flags   further flags, {"--name": keywords of argparse's add_argument}
+
+    The parsed flags are job.args, with .kind "toys" or "images"; values logged so far are job.history.
+    """
+
+    def __init__(self, name, doc, argv=None, *, data, steps, batch, lr, quick=20, exact=False, flags=None):
+        self.name, self.history, self._pending = name, {}, {}
+        self.args = args = _parse(name, doc, argv, data, exact, flags or {})
+        args.kind = "images" if args.data in IMAGES else "toys"
+        for key, default in (("steps", quick if args.quick else steps), ("batch", batch), ("lr", lr)):
+            if getattr(args, key) is None:
+                setattr(args, key, default[args.kind] if isinstance(default, dict) else default)
+        if args.backend != backend.name():
+            backend.use(args.backend)
+        backend.manual_seed(args.seed)
+        self.folder = args.out or os.path.join("out", name)
+        write_atomically(self.path("run.json"), lambda f: f.write(json.dumps(vars(args), indent=1).encode()))
+        print(f"{name}: {args.data}, {args.steps} steps of {args.batch}, {backend.name()} -> {self.folder}/")
+
+    def path(self, file):
+        """Where a file of this run goes."""
+        return os.path.join(self.folder, file)
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def train(self, **parts):
+        """Yield 0, 1, ..., steps - 1. parts (anything with state_dict) are saved on the way, and restored by --resume.
+
+        Everything a step depends on is in the checkpoint: the parts, the random numbers, the step, the log. A run that
+        was stopped at any moment and resumed ends with the very numbers of one that never stopped.
+        """
+        steps, first = self.args.steps, self._restore(parts) if self.args.resume else 0
+        interval = max(1, steps // CHECKPOINTS)
+        interrupted = []
+        previous = _on_interrupt(lambda *_: interrupted.append(True))
+        start = time.perf_counter()
+        try:
+            for step in range(first, steps):
+                yield step
+                done = step + 1
+                if done % interval == 0 or done == steps or interrupted:
+                    self._collect()
+                    self._save(parts, done)
+                self._progress(done, steps, (done - first) / (time.perf_counter() - start), done % interval == 0 or done == steps)
+                if interrupted:
+                    print(f"\nStopped after step {done}; the same command with --resume goes on from there.")
+                    raise SystemExit(130)
+        finally:
+            _on_interrupt(previous)
+
+    def log(self, **values):
+        """Remember values of this step (0-d Tensors or numbers). Nothing is read back from a GPU until it is shown."""
+        for name, value in values.items():
+            self._pending.setdefault(name, []).append(value.data if isinstance(value, Tensor) else value)
+
+    def _collect(self):
+        for name, values in self._pending.items():
+            self.history.setdefault(name, []).extend(np.asarray(backend.to_numpy(xp.stack([xp.asarray(v) for v in values]))).tolist())
+        self._pending = {}
+
+    def _progress(self, done, steps, rate, milestone):
+        terminal = sys.stdout.isatty()
+        if not milestone and not (terminal and done % max(1, int(rate / 5)) == 0):
+            return
+        values = "  ".join(f"{name} {np.mean(v[-100:]):.4f}" for name, v in self.history.items())
+        left = (steps - done) / rate if rate else 0
+        line = f"  step {done}/{steps}  {values}  {rate:.0f} steps/s  {left:.0f} s left"
+        print(f"\r{line:<100}" if terminal else line, end="" if terminal and done < steps else "\n", flush=True)
+
+    def _setup(self):
+        """The flags that a checkpoint must have been made with."""
+        ignored = ("steps", "out", "resume", "data_dir", "backend", "exact", "quick")
+        return {key: value for key, value in vars(self.args).items() if key not in ignored}
+
+    def _save(self, parts, step):
+        save(self.path("checkpoint.npz"), {"setup": self._setup(), "step": step, "rng": backend.rng_state(), "history": {
+            name: np.asarray(values) for name, values in self.history.items()}, **{k: p.state_dict() for k, p in parts.items()}})
+
+    def _restore(self, parts):
+        path = self.path("checkpoint.npz")
+        state = load(path)
+        saved, now = state.get("setup", {}), self._setup()
+        other = [f"--{key.replace('_', '-')} {saved.get(key)}" for key in now if saved.get(key) != now[key]]
+        missing = [key for key in parts if key not in state]
+        if other or missing:
+            raise TinygenError(f"{path} was made {'with ' + ' '.join(other) if other else 'without ' + ', '.join(missing)}: resume "
+                               "with the same flags, or leave --resume out to start again.")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        self.history = {name: values.tolist() for name, values in state["history"].items()}
+        backend.set_rng_state(state["rng"])
+        print(f"  resumed at step {state['step']}")
+        return state["step"]
+
+    # Results ----------------------------------------------------------------------------------------------------------
+
+    def picture(self, figure, file):
+        """Write a matplotlib figure as a PNG of this run."""
+        write_atomically(self.path(file), lambda f: figure.savefig(f, format="png"))
+
+    def finish(self, **metrics):
+        """Print the numbers and write them to metrics.json, a flat object of floats."""
+        metrics = {name: float(value) for name, value in metrics.items()}
+        write_atomically(self.path("metrics.json"), lambda f: f.write((json.dumps(metrics, indent=1) + "\n").encode()))
+        width = max(map(len, metrics), default=0)
+        print("\n".join(f"  {name:<{width}}  {value:.6g}" for name, value in metrics.items()))
+        files = sorted(f for f in os.listdir(self.folder) if f.endswith((".png", ".gif")))
+        print(f"  pictures in {self.folder}/: {', '.join(files)}")
+        return metrics
+
+
+def _parse(name, doc, argv, data, exact, flags):
+    import argparse
+
+    def number(kind, least, what):
+        def read(text):
+            try:
+                value = kind(text)
+            except ValueError:
+                value = None
+            if value is None or not value >= least:
+                raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+            return value
+        return read
+
+    parser = argparse.ArgumentParser(prog=f"python demos/{name}.py", description=doc, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole = "a whole number of at least"
+    parser.add_argument("--backend", choices=list(backend.LIBRARIES), default=backend.name(), help="where to compute")
+    parser.add_argument("--seed", type=number(int, 0, f"{whole} 0"), default=0, help="of all random numbers")
+    parser.add_argument("--steps", type=number(int, 1, f"{whole} 1"), help="training steps")
+    parser.add_argument("--batch", type=number(int, 1, f"{whole} 1"), help="samples per step")
+    parser.add_argument("--lr", type=number(float, 0.0, "a number of at least 0"), help="learning rate")
+    parser.add_argument("--data", choices=data, default=data[0], help="data set (default: %(default)s)")
+    parser.add_argument("--data-dir", help="folder with the files of mnist or fashion_mnist (default: $TINYGEN_DATA, else download)")
+    parser.add_argument("--out", help=f"output folder (default: out/{name})")
+    parser.add_argument("--quick", action="store_true", help="a few seconds, to see that everything works")
+    parser.add_argument("--resume", action="store_true", help="go on from checkpoint.npz in the output folder")
+    if exact:
+        parser.add_argument("--exact", action="store_true", help="overlay the exact solution and write the gap to metrics.json")
+    for flag, keywords in flags.items():
+        parser.add_argument(flag, **keywords)
+    return parser.parse_args(argv)
+
+
+def _on_interrupt(handler):
+    """Install a handler for Ctrl-C, returning the one before; in a thread there is none to install."""
+    try:
+        return signal.signal(signal.SIGINT, handler)
+    except ValueError:
+        return None
+
+
+def main(demo):
+    """Run a demo's main(); what the user can mend is said in one sentence on stderr, with exit code 2."""
+    try:
+        demo()
+    except TinygenError as error:
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        raise SystemExit(130) from None
