@@ -1,0 +1,20 @@
+"""e31. Diffusion: eps-loss, x_0-loss and v-loss.
+
+With x_t fixed, a prediction x0_hat implies an eps_hat and a v_hat (e21). So the three losses are one loss
+with three weights. Derive the two factors in
+    |eps - eps_hat|^2 = eps_weight |x_0 - x0_hat|^2,
+    |v - v_hat|^2     = v_weight   |x_0 - x0_hat|^2.
+
+    abar      (M,)
+    return    eps_weight (M,),  v_weight (M,)
+
+x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps,   v = sqrt(abar) eps - sqrt(1 - abar) x_0.
+
+Used in demos/ddpm.py: the parameterisations
+Paper first: 10 minutes
+"""
+import numpy as np
+
+
+def loss_weights(abar):
+    raise NotImplementedError("e31: return eps_weight, v_weight, shape of abar")

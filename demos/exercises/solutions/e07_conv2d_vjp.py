@@ -1,0 +1,16 @@
+"""y is linear in x and in w. For fixed i, j it adds  w[o, c, i, j] * (window of xpad)[n, c, r, s].
+Backwards:  dw[o, c, i, j] = sum over n, r, s of g * window,  and the window collects sum over o of w * g.
+Windows of different i, j overlap, so dxpad is accumulated; at the end its border is cut off.
+"""
+import numpy as np
+
+
+def conv2d_vjp(x, w, g):
+    xpad = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    dxpad, dw, (rows, cols) = np.zeros_like(xpad), np.zeros_like(w), g.shape[2:]
+    for i in range(w.shape[2]):
+        for j in range(w.shape[3]):
+            window = np.s_[:, :, i:i + 2 * rows:2, j:j + 2 * cols:2]
+            dw[:, :, i, j] = np.einsum("nors,ncrs->oc", g, xpad[window])
+            dxpad[window] += np.einsum("nors,oc->ncrs", g, w[:, :, i, j])
+    return dxpad[:, :, 1:-1, 1:-1], dw

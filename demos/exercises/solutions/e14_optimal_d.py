@@ -1,0 +1,8 @@
+"""Slope of p log D + q log(1 - D):  p/D - q/(1-D) = 0  gives  p (1-D) = q D,  D = p / (p + q).
+The second derivative -p/D^2 - q/(1-D)^2 is negative: a maximum.
+"""
+import numpy as np
+
+
+def optimal_d(p, q):
+    return p / (p + q)
