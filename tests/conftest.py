@@ -1,5 +1,7 @@
 """Every test starts from the same random numbers, and those that ask for `library` run on every backend at hand."""
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices: threads only wait for each other, above all on a busy machine
 
@@ -8,6 +10,7 @@ import pytest
 import strict
 from tinygen import backend
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "demos"))  # tests import the demos by name
 chosen = os.environ.get("TINYGEN_BACKEND", "numpy")
 
 

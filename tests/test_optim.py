@@ -53,7 +53,7 @@ def test_five_steps_equal_pytorch(name, library):
 
 def test_adam_is_the_formula_of_the_paper_whatever_the_size(monkeypatch):
     """Longer than one piece, so that the pieces are seen to join."""
-    monkeypatch.setattr(optim, "PIECE", 7)
+    monkeypatch.setattr(backend, "CACHE", 7 * optim.OPERANDS)
     rng = np.random.default_rng(0)
     w = rng.standard_normal(23)
     with backend.precision("float64"):

@@ -8,6 +8,7 @@ Names and arguments are PyTorch's, with axis for dim. Images are (N, C, H, W).
 """
 from . import backend
 from .backend import TinygenError, xp
+from .conv import convolve, transposed
 from .ops import (_kept, abs, broadcast_to, clip, erf, exp, getitem, log, matmul, maximum, mean, minimum, mT, pad, primitive, sigmoid,
                   sqrt, sum, tanh, var, where)
 from .tensor import Tensor
@@ -182,6 +183,33 @@ def linear(x, weight, bias=None):
     if bias is not None:
         y += bias
     return y
+
+
+def conv2d(input, weight, bias=None, stride=1, padding=0):
+    """Images (N, C, H, W) with kernels (out, C, kh, kw): (N, out, OH, OW), OH = floor((H + 2 padding - kh) / stride) + 1"""
+    y = convolve(input, weight, stride=stride, padding=padding)
+    return y if bias is None else y + bias.reshape(-1, 1, 1)
+
+
+def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0):
+    """The adjoint of conv2d: (N, C, H, W), kernels (C, out, kh, kw) -> (N, out, OH, OW), OH = (H - 1) stride - 2 padding + kh
+    + output_padding. Each pixel of the input stamps the kernel onto the output."""
+    y = transposed(input, weight, stride=stride, padding=padding, output_padding=output_padding)
+    return y if bias is None else y + bias.reshape(-1, 1, 1)
+
+
+def avg_pool2d(input, kernel_size):
+    """The mean of each kernel_size x kernel_size block; height and width must be multiples of it."""
+    (n, c, h, w), k = input.shape, kernel_size
+    if h % k or w % k:
+        raise TinygenError(f"avg_pool2d cannot divide images of {h}x{w} into blocks of {k}x{k}: pad them first.")
+    return mean(input.reshape(n, c, h // k, k, w // k, k), axis=(3, 5))
+
+
+def interpolate(input, scale_factor):
+    """Nearest-neighbour upsampling: each pixel becomes a scale_factor x scale_factor block."""
+    (n, c, h, w), k = input.shape, scale_factor
+    return broadcast_to(input.reshape(n, c, h, 1, w, 1), shape=(n, c, h, k, w, k)).reshape(n, c, h * k, w * k)
 
 
 def embedding(input, weight):

@@ -159,6 +159,39 @@ def sliced_w2(x, y, directions=256, seed=0):
     return float(np.sqrt(np.mean(squared)))
 
 
+def assignment(cost):
+    """The permutation p that pairs row i with column p[i] at the least total cost sum_i cost[i, p[i]]: int array (n,).
+
+    cost   (n, n), any finite numbers. Exact: shortest augmenting paths with dual prices (Jonker & Volgenant 1987), O(n^3).
+    With cost = squared distances it is the optimal transport plan between two samples of n points.
+    """
+    cost = _host("assignment", cost)
+    if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
+        raise TinygenError(f"assignment pairs equally many rows and columns, cost has shape {cost.shape}.")
+    n = len(cost)
+    u, v = np.zeros(n), cost.min(axis=0)                    # prices: cost[i, j] - u[i] - v[j] >= 0, and 0 on pairs
+    row_of, column_of = np.full(n, -1), np.full(n, -1)
+    for free in range(n):                                   # find a column for one more row
+        shortest, came_from, open_ = np.full(n, np.inf), np.full(n, free), np.ones(n, bool)
+        row, length = free, 0.0
+        while row >= 0:                                     # Dijkstra over columns, until an unpaired one is reached
+            through = length + cost[row] - u[row] - v
+            closer = open_ & (through < shortest)
+            shortest[closer], came_from[closer] = through[closer], row
+            column = np.where(open_, shortest, np.inf).argmin()
+            length, row = shortest[column], row_of[column]
+            open_[column] = row < 0
+        closed = ~open_
+        u[free] += length
+        u[row_of[closed]] += length - shortest[closed]
+        v[closed] -= length - shortest[closed]
+        while row != free:                                  # hand the columns along the path over
+            row = came_from[column]
+            row_of[column] = row
+            column, column_of[row] = column_of[row], column
+    return column_of
+
+
 def _root(covariance):
     """The symmetric square root of a covariance matrix, singular or not."""
     values, vectors = np.linalg.eigh(covariance)

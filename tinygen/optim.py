@@ -13,7 +13,7 @@ from . import backend
 from .backend import TinygenError, xp
 from .tensor import Tensor
 
-PIECE = 1 << 14  # numbers per piece on a processor: 64 KiB of float32, so that all operands of a formula stay in the cache
+OPERANDS = 16  # arrays that an update has in hand at once, its temporaries included: they should stay in the cache together
 
 
 class Optimizer:
@@ -56,12 +56,10 @@ class Optimizer:
         for i, j in self._runs():
             self.steps[i:j] = [self.steps[i] + 1] * (j - i)
             g = xp.concatenate([p.grad.ravel() for p in self.params[i:j]])
-            start, end = self.ends[i], self.ends[j]
-            size = PIECE if backend.name() == "numpy" else end - start
-            for a in range(start, end, size):
-                piece = slice(a, min(a + size, end))
-                self.update(self.flat[piece], g[a - start:a - start + size],
-                            *[getattr(self, name)[piece] for name in self.memory], t=self.steps[i])
+            arrays = [self.flat] + [getattr(self, name) for name in self.memory]
+            w, *memory = [a[self.ends[i]:self.ends[j]] for a in arrays]
+            for piece in backend.pieces(len(g), size=OPERANDS):
+                self.update(w[piece], g[piece], *[m[piece] for m in memory], t=self.steps[i])
         for p in self.params:
             p.changed()
 

@@ -201,6 +201,20 @@ class Job:
         """Write a matplotlib figure as a PNG of this run."""
         write_atomically(self.path(file), lambda f: figure.savefig(f, format="png"))
 
+    def animation(self, figure, draw, frames, file, rate=10):
+        """Write a GIF of this run: draw(frame) changes the figure, for each of frames; rate in pictures per second."""
+        from matplotlib.animation import PillowWriter
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        temporary = self.path(f".{file}")
+        FigureCanvasAgg(figure)
+        writer = PillowWriter(fps=rate)
+        with writer.saving(figure, temporary, dpi=80):
+            for frame in frames:
+                draw(frame)
+                writer.grab_frame()
+        os.replace(temporary, self.path(file))
+
     def finish(self, **metrics):
         """Print the numbers and write them to metrics.json, a flat object of floats."""
         metrics = {name: float(value) for name, value in metrics.items()}

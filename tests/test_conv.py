@@ -1,0 +1,107 @@
+"""Convolutions against explicit loops, the adjoint identities, and the definition of their sizes."""
+import itertools
+
+import numpy as np
+import pytest
+
+import tinygen as tg
+from tinygen import backend, functional as F
+from tinygen.conv import convolve, correlate, transposed
+
+rng = np.random.default_rng(0)
+CASES = [((2, 3, 5, 4), (4, 3, 3, 2), (2, 1), (1, 0)), ((2, 2, 4, 4), (3, 2, 1, 1), (1, 1), (0, 0)), ((1, 1, 3, 3), (1, 1, 3, 3), (1, 1), (1, 1)),
+         ((2, 1, 7, 6), (2, 1, 2, 3), (3, 3), (1, 1)), ((3, 2, 6, 6), (2, 2, 4, 4), (2, 2), (1, 1)), ((1, 2, 5, 5), (3, 2, 5, 5), (1, 1), (2, 2))]
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with backend.precision("float64"):
+        yield
+
+
+def by_loops(x, w, stride, padding):
+    """The definition, one multiplication at a time."""
+    x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
+    out = [(x.shape[2 + i] - w.shape[2 + i]) // stride[i] + 1 for i in (0, 1)]
+    y = np.zeros((len(x), len(w), *out))
+    for n, o, a, b, c, i, j in itertools.product(*map(range, (len(x), len(w), *out, *w.shape[1:]))):
+        y[n, o, a, b] += x[n, c, a * stride[0] + i, b * stride[1] + j] * w[o, c, i, j]
+    return y
+
+
+@pytest.mark.parametrize("shape, kernel, stride, padding", CASES)
+@pytest.mark.parametrize("cache", [1, 10**6])
+def test_convolution_is_its_definition(shape, kernel, stride, padding, cache, monkeypatch, library):
+    monkeypatch.setattr(backend, "CACHE", cache)  # one image at a time, and all at once
+    x, w = rng.standard_normal(shape), rng.standard_normal(kernel)
+    y = convolve(tg.Tensor(x), tg.Tensor(w), stride=stride, padding=padding).numpy()
+    np.testing.assert_allclose(y, by_loops(x, w, stride, padding), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape, kernel, stride, padding", CASES)
+def test_the_three_are_adjoint(shape, kernel, stride, padding, library):
+    """<g, convolve(x, w)> = <transposed(g, w), x> = <correlate(x, g), w>"""
+    x, w = rng.standard_normal(shape), rng.standard_normal(kernel)
+    y = by_loops(x, w, stride, padding)
+    g = rng.standard_normal(y.shape)
+    rest = [(shape[2 + i] + 2 * padding[i] - kernel[2 + i]) % stride[i] for i in (0, 1)]
+    back = transposed(tg.Tensor(g), tg.Tensor(w), stride=stride, padding=padding, output_padding=rest).numpy()
+    weight = correlate(tg.Tensor(x), tg.Tensor(g), kernel=kernel[2:], stride=stride, padding=padding).numpy()
+    assert back.shape == x.shape and weight.shape == w.shape
+    assert (g * y).sum() == pytest.approx((back * x).sum(), rel=1e-12)
+    assert (g * y).sum() == pytest.approx((weight * w).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("size, k, s, p, o", [(7, 4, 2, 1, 0), (7, 3, 2, 1, 1), (1, 7, 1, 0, 0), (4, 3, 1, 1, 0)])
+def test_transposed_sizes(size, k, s, p, o):
+    y = F.conv_transpose2d(tg.randn(2, 3, size, size), tg.randn(3, 2, k, k), tg.randn(2), stride=s, padding=p, output_padding=o)
+    assert y.shape == (2, 2) + ((size - 1) * s - 2 * p + k + o,) * 2
+
+
+def test_a_penalty_through_a_convolutional_critic(library):
+    """WGAN-GP: the gradient of |grad_x critic(x)|, through two strided convolutions, in every weight."""
+    w1, w2 = rng.standard_normal((3, 1, 3, 3)), rng.standard_normal((2, 3, 4, 4))
+    x = tg.Tensor(rng.standard_normal((2, 1, 6, 6)), requires_grad=True)
+
+    def penalty(w1, w2):
+        score = F.conv2d(F.leaky_relu(F.conv2d(x, w1, stride=1, padding=1), 0.2), w2, stride=2, padding=1)
+        g, = tg.grad(score.sum(), x, create_graph=True)
+        return ((tg.sqrt((g * g).sum(axis=(1, 2, 3))) - 1)**2).mean()
+    assert tg.gradcheck(penalty, w1, w2)
+
+
+def test_biases_pooling_and_upsampling(library):
+    x, b = rng.standard_normal((2, 3, 4, 6)), rng.standard_normal(4)
+    w = rng.standard_normal((4, 3, 3, 3))
+    y = F.conv2d(tg.Tensor(x), tg.Tensor(w), tg.Tensor(b), padding=1).numpy()
+    np.testing.assert_allclose(y, by_loops(x, w, (1, 1), (1, 1)) + b[:, None, None], rtol=1e-12)
+    np.testing.assert_allclose(F.avg_pool2d(tg.Tensor(x), 2).numpy(), x.reshape(2, 3, 2, 2, 3, 2).mean((3, 5)), rtol=1e-12)
+    np.testing.assert_array_equal(F.interpolate(tg.Tensor(x), 2).numpy(), x.repeat(2, 2).repeat(2, 3))
+    assert tg.gradcheck(lambda x: F.avg_pool2d(F.interpolate(x, 3), 2), x, order=2)
+    assert tg.gradcheck(lambda x, w, b: F.conv2d(x, w, b, 2, 1), x, w, b, order=2)
+    assert tg.gradcheck(lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, 1), x, rng.standard_normal((3, 4, 3, 3)), b, order=2)
+
+
+@pytest.mark.parametrize("act, words", [
+    (lambda: F.conv2d(tg.zeros(2, 3, 5, 5), tg.zeros(4, 2, 3, 3)), r"images \(2, 3, 5, 5\) with a kernel \(4, 2, 3, 3\)"),
+    (lambda: F.conv2d(tg.zeros(3, 5, 5), tg.zeros(4, 3, 3, 3)), r"images are \(N, C, H, W\)"),
+    (lambda: F.conv2d(tg.zeros(2, 3, 2, 2), tg.zeros(4, 3, 3, 3)), "3x3 kernel .* does not fit on images of 2x2"),
+    (lambda: F.conv_transpose2d(tg.zeros(2, 3, 5, 5), tg.zeros(3, 2, 3, 3), stride=2, output_padding=2), "below the stride"),
+    (lambda: F.avg_pool2d(tg.zeros(1, 1, 5, 5), 2), "5x5 into blocks of 2x2"),
+])
+def test_misfits_are_explained(act, words):
+    with pytest.raises(tg.TinygenError, match=words):
+        act()
+
+
+def test_columns_are_not_kept():
+    """The peak of a step is the activations and their gradients, plus the columns of the few images in the cache."""
+    import tracemalloc
+    with backend.precision("float32"):
+        x, w = tg.Tensor(rng.standard_normal((32, 16, 28, 28)), requires_grad=True), tg.Tensor(rng.standard_normal((16, 16, 3, 3)), requires_grad=True)
+        tracemalloc.start()
+        F.conv2d(x, w, padding=1).sum().backward()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    columns = 32 * 16 * 9 * 28 * 28 * 4
+    assert peak < columns
