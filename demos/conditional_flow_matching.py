@@ -19,8 +19,6 @@ images to test images; loss, mean of the last tenth; seconds of training.
 
 Ho & Salimans, "Classifier-free diffusion guidance", 2022; Lipman et al., "Flow matching", 2023.
 """
-import time
-
 import numpy as np
 
 import tinygen as tg
@@ -86,7 +84,6 @@ def main(argv=None):
     optimizer = optim.Adam(u.parameters(), lr=args.lr)
     schedule, average = optim.CosineLR(optimizer, args.steps), optim.EMA(u, 0.999)
     batches = data.Batches(len(x), args.batch, args.seed)
-    start = time.perf_counter()
     for step in job.train(model=u, optimizer=optimizer, schedule=schedule, average=average):
         x1, y = x[batches[step]], labels[batches[step]]                 # (B, 784), (B,)
         x0, t = tg.randn(*x1.shape), tg.rand(len(x1), 1)
@@ -97,13 +94,12 @@ def main(argv=None):
         schedule.step()
         average.update()
         job.log(loss=loss)
-    seconds = time.perf_counter() - start
 
     test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
     judge = metrics.train_classifier(train, labels, steps=50 if args.quick else 3000)
     numbers = evaluate(job, average.model, judge, train, test, test_labels)
     pictures(job, average.model)
-    job.finish(loss=np.mean(job.history["loss"][-max(1, args.steps // 10):]), seconds=seconds, **numbers)
+    job.finish(loss=np.mean(job.history["loss"][-max(1, args.steps // 10):]), **numbers)
 
 
 def evaluate(job, u, judge, train, test, test_labels):

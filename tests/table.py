@@ -34,7 +34,7 @@ CASES = [(name, i) for name, op in PRIMITIVES.items() for i in range(len(samples
 
 def case(name, i):
     """A function of Tensors only, and its inputs as float64 NumPy arrays; numbers and booleans stay fixed."""
-    draw.rng = np.random.default_rng(hash((name, i)) % 2**32 if False else sum(map(ord, name)) + i)
+    draw.rng = np.random.default_rng(sum(map(ord, name)) + i)
     op = PRIMITIVES[name]
     inputs, attributes = samples_of(op)[i]
     free = [n for n, x in enumerate(inputs) if getattr(x, "dtype", None) == np.float64]

@@ -148,6 +148,18 @@ def test_rule5_parameters_come_in_order_and_once():
     (lambda x: tg.functional.mse_loss(x, tg.zeros(2)), ValueError, r"\(2, 3\) and the target \(2,\)"),
     (lambda x: tg.functional.embedding(tg.Tensor([0.0]), x), TypeError, "wants integers"),
     (lambda x: tg.functional.softmax(x, 1, 2), TypeError, "softmax"),
+    (lambda x: x.__iadd__(1), TypeError, "not changed in place.*x.data"),
+    (lambda x: tg.functional.linear(x, bias=tg.zeros(2)), TypeError, "without weight"),
+    (lambda x: tg.Tensor([1.0], dtype="complex64"), TypeError, "complex64"),
+    (lambda x: tg.grad(x.sum(), [1.0]), TypeError, "a sequence of Tensors"),
+    (lambda x: x.unsqueeze(5), IndexError, "no axis 5 among 3"),
+    (lambda x: x.flatten(1, 0), ValueError, "goes backwards"),
+    (lambda x: tg.pad(x, (1,)), ValueError, "pair"),
+    (lambda x: tg.functional.cross_entropy(x, tg.Tensor([0, 1, 2])), ValueError, r"labels of shape \(2,\)"),
+    (lambda x: tg.functional.gaussian_nll_loss(x, x, tg.ones(3)), ValueError, "a variance for each number or each row"),
+    (lambda x: tg.manual_seed(-1), ValueError, "at least 0, not -1"),
+    (lambda x: backend.precision("float16").__enter__(), ValueError, "'float32' or 'float64'"),
+    (lambda x: tg.nn.Sequential([tg.nn.ReLU()]), TypeError, "one by one"),
 ])
 def test_rule6_errors_say_what_happened_and_the_fix(act, error, words):
     with pytest.raises(error, match=words):
@@ -235,6 +247,14 @@ def test_rule8_host_numbers_are_the_same_on_every_backend():
         np.testing.assert_array_equal(a, b)
 
 
+def test_rule3_a_tensor_owns_its_data(library):
+    """Two Parameters made from one array must not change together."""
+    array = np.ones(3, dtype="float32")
+    a, b = tg.Tensor(array), tg.nn.Parameter(array)
+    array[:] = 5
+    assert a.numpy().tolist() == b.numpy().tolist() == [1, 1, 1]
+
+
 # The rest of the contract ---------------------------------------------------------------------------------------------
 
 def test_results_are_visited_youngest_first():
@@ -254,6 +274,19 @@ def test_a_parameter_changed_after_use_is_an_error():
     tg.optim.SGD([w], lr=0.1).step()
     with pytest.raises(RuntimeError, match="changed in place after it was used"):
         loss.backward()
+
+
+def test_a_constant_changed_after_use_is_an_error_too():
+    x, w = leaf([3.0]), tg.Tensor([2.0])
+    y = (x * w).sum()
+    w.data[...] = 50
+    w.changed()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+
+
+def test_formatting_a_loss():
+    assert f"{leaf(1.23456) * 1:.2f}" == "1.23"
 
 
 def test_no_grad_records_nothing():

@@ -119,6 +119,24 @@ def test_losses_against_their_definitions(library):
         F.mse_loss(tg.ones(1), tg.ones(1), reduction="average")
 
 
+def test_a_masked_logit_has_probability_zero(library):
+    x = tg.Tensor([[0.0, -np.inf, 1.0]], requires_grad=True)
+    loss = F.cross_entropy(x, tg.Tensor([0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(1 + math.e), rel=1e-6) and np.isfinite(backend.to_numpy(x.grad)).all()
+
+
+def test_cross_entropy_of_images_and_variances_per_row(library):
+    x, y = rng.standard_normal((2, 3, 4)), np.array([[0, 2, 1, 1], [2, 2, 0, 1]])
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    expected = -np.log(np.take_along_axis(p, y[:, None], 1)[:, 0])
+    np.testing.assert_allclose(values(lambda x: F.cross_entropy(x, tg.Tensor(y), "none"), x), expected, rtol=1e-10)
+    assert tg.gradcheck(lambda x: F.cross_entropy(x, tg.Tensor(y)), x, order=2)
+    v = np.array([0.5, 2.0])
+    rows = values(lambda x: F.gaussian_nll_loss(x, 0 * x, tg.Tensor(v), reduction="none"), x[0, :2, :2])
+    np.testing.assert_allclose(rows, 0.5 * (np.log(v[:, None]) + x[0, :2, :2]**2 / v[:, None]), rtol=1e-10)
+
+
 def test_kl_is_the_integral_of_its_definition(library):
     """E_q[ln q - ln p] by Gauss-Hermite quadrature, exact for a quadratic."""
     mean, logvar = rng.standard_normal((3, 2)), rng.standard_normal((3, 2))

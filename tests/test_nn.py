@@ -117,6 +117,33 @@ def test_shared_parameters_appear_once_and_copies_are_independent():
     assert twin.parameters()[0].requires_grad and isinstance(twin.parameters()[0], nn.Parameter)
 
 
+def test_nothing_is_lost_in_subclasses_of_containers():
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(2, 2))
+            self.scale = nn.Parameter([1.0])
+    class Blocks(nn.ModuleList):
+        pass
+    blocks = Blocks([nn.Linear(1, 1)])
+    blocks.extra = nn.Parameter([1.0])
+    assert [n for n, _ in Net().named_parameters()] == ["0.weight", "0.bias", "scale"]
+    assert [n for n, _ in blocks.named_parameters()] == ["0.weight", "0.bias", "extra"]
+
+
+def test_a_parameter_is_not_replaced_by_accident():
+    layer = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="would lose a Parameter"):
+        layer.weight = layer.weight * 0.5
+    layer.weight = nn.Parameter([[1.0, 2.0]])
+    layer.bias = None
+
+
+def test_a_module_may_know_its_parent():
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].parent = model
+    assert len(model.parameters()) == 2 and len(model) == 1
+
+
 def test_printing_a_model_shows_its_structure():
     text = repr(nn.Sequential(nn.Linear(2, 3), F.relu, nn.Sequential(nn.Linear(3, 1, bias=False))))
     assert text.splitlines() == ["Sequential(", "  (0): Linear(in_features=2, out_features=3, bias=True)", "  (1): relu", "  (2): Sequential(",

@@ -136,6 +136,19 @@ def test_duplicate_indices_add_up(library):
     assert gradient(lambda x: x[tg.Tensor([1, 1, -1])], [1.0, 2.0, 3.0]) == [[0.0, 2.0, 1.0]]
 
 
+def test_duplicate_indices_in_tuples_and_lists_add_up(library):
+    assert gradient(lambda x: x[(0, 0),], [1.0, 2.0, 3.0]) == [[2.0, 0.0, 0.0]]
+    assert gradient(lambda x: tg.getitem(x, index=[0, 0]), [1.0, 2.0, 3.0]) == [[2.0, 0.0, 0.0]]
+
+
+def test_empty_and_single(library):
+    """The mean of nothing and the variance of one number are not numbers, as in NumPy."""
+    assert np.isnan(tg.zeros(0).mean().item()) and np.isnan(tg.Tensor([1.0]).var().item())
+    assert tg.nn.Flatten()(tg.zeros(0, 3, 2)).shape == (0, 6) and tg.Tensor(2.0).flatten().shape == (1,)
+    assert not (tg.Tensor([1.5], requires_grad=True).astype("int64")).requires_grad
+    np.testing.assert_allclose(tg.erf(tg.Tensor([1, 2])).numpy(), [0.8427008, 0.9953223], rtol=1e-6)
+
+
 def test_boolean_index(library):
     assert gradient(lambda x: x[x > 1.5], [1.0, 2.0, 3.0]) == [[0.0, 1.0, 1.0]]
 

@@ -38,7 +38,7 @@ class Library:
 def _numpy():
     erf = np.vectorize(math.erf, otypes=[float])
     return Library("numpy", np, to_numpy=np.asarray, random=np.random.default_rng,
-                    erf=lambda x: erf(x).astype(x.dtype), fuse=lambda f: f)
+                    erf=lambda x: erf(x).astype(np.result_type(x, np.float32) if x.dtype.kind == "f" else default_dtype), fuse=lambda f: f)
 
 
 def _cupy():
@@ -61,7 +61,10 @@ LIBRARIES = {"numpy": _numpy, "cupy": _cupy}
 
 
 def use(name):
-    """Compute with "numpy" or "cupy" from now on. Tensors made before the switch stay where they are."""
+    """Compute with "numpy" or "cupy" from now on, the random numbers starting again from seed 0.
+
+    Tensors made before stay where they are and cannot be mixed with new ones.
+    """
     global _active
     if name not in LIBRARIES:
         raise TinygenError(f"There is no backend {name!r}; choose one of {', '.join(LIBRARIES)}.")
@@ -122,10 +125,9 @@ def pieces(n, size=1):
 def precision(dtype):
     """Inside `with precision("float64"):` new floating Tensors, parameters and random numbers have that dtype."""
     global default_dtype
-    dtype = np.dtype(dtype)
-    if dtype.kind != "f":
-        raise TinygenError(f"precision() wants a floating dtype such as 'float32' or 'float64', not {dtype.name!r}.")
-    before, default_dtype = default_dtype, dtype
+    if str(dtype) not in ("float32", "float64"):
+        raise TinygenError(f"precision() takes 'float32' or 'float64', not {dtype!r}.")
+    before, default_dtype = default_dtype, np.dtype(dtype)
     try:
         yield
     finally:
@@ -144,6 +146,8 @@ def manual_seed(seed, host=False):
     host=True draws every number with NumPy even on CuPy: slower, but the same numbers on every machine, so that
     everyone in a classroom sees the same samples.
     """
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise TinygenError(f"A seed is a whole number of at least 0, not {seed!r}.")
     _rng.host = np.random.default_rng(seed)
     _rng.device = _rng.host if host or _active.name == "numpy" else _active.random(seed)
 

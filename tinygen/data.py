@@ -225,13 +225,16 @@ def cache_folder():
     return pathlib.Path(os.path.expanduser(own or os.path.join(common, "tinygen")))
 
 
-def _replace(path, write):
-    """Let write(file) fill a new file beside `path` and put it there when complete: never half a file at `path`."""
+def replace_file(path, write):
+    """Let write(file) fill a new file beside `path` and put it there when all is on disk: never half a file at `path`."""
+    path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # the process number keeps two at once apart
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # the process number keeps two at once apart
     try:
         with open(part, "wb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -337,7 +340,7 @@ def _glyphs(train):
         pass
     images, labels = glyphs(n, seed)
     try:
-        _replace(path, lambda file: np.savez(file, images=images, labels=labels))
+        replace_file(path, lambda file: np.savez(file, images=images, labels=labels))
     except OSError:  # a cache that cannot be written only costs time
         pass
     return images, labels
@@ -419,7 +422,7 @@ def _download(name, file):
         checksum = hashlib.md5(raw, usedforsecurity=False).hexdigest()
         if checksum != CHECKSUMS[name][file]:
             raise OSError(f"its checksum is {checksum} instead of {CHECKSUMS[name][file]}")
-        _replace(path, lambda part: part.write(raw))
+        replace_file(path, lambda part: part.write(raw))
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # "404: Not Found" is an open answer, too

@@ -6,10 +6,12 @@ Hessian-vector product. Read the plain one to learn, run the fused one.
 
 Names and arguments are PyTorch's, with axis for dim. Images are (N, C, H, W).
 """
+import math
+
 from . import backend
 from .backend import TinygenError, xp
 from .conv import convolve, transposed
-from .ops import (_kept, abs, broadcast_to, clip, erf, exp, getitem, log, matmul, maximum, mean, minimum, mT, pad, primitive, sigmoid,
+from .ops import (_kept, abs, broadcast_to, clip, erf, exp, getitem, log, matmul, maximum, mean, minimum, mT, pad, permute, primitive, sigmoid,
                   sqrt, sum, tanh, var, where)
 from .tensor import Tensor
 
@@ -26,7 +28,7 @@ def fused(plain, *vjps, **options):
 # Activations ----------------------------------------------------------------------------------------------------------
 
 def relu_plain(x):
-    return maximum(x, 0)
+    return maximum(x, 0)  # the same but at x = 0, where the tie shares the gradient and relu's is 0
 
 
 @fused(relu_plain,
@@ -277,7 +279,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     n, c = x.shape[:2]
     if c % num_groups:
         raise TinygenError(f"group_norm cannot divide {c} channels into {num_groups} equal groups.")
-    y = standardize(x.reshape(n, num_groups, -1), axis=-1, eps=eps).reshape(x.shape)
+    y = standardize(x.reshape(n, num_groups, math.prod(x.shape[1:]) // num_groups), axis=-1, eps=eps).reshape(x.shape)
     return _scale_channels(y, weight, bias)
 
 
@@ -339,11 +341,19 @@ def l1_loss(input, target, reduction="mean"):
 
 def cross_entropy(input, target, reduction="mean"):
     """-ln softmax(input)[target]: logits (N, C, ...) against integer labels (N, ...), or class probabilities (N, C, ...)"""
-    if target.dtype.kind in "iu":
-        hot = one_hot(target, input.shape[1]).data
-        target = xp.moveaxis(hot, -1, 1)                                       # (N, ..., C) -> (N, C, ...)
-    _same_shape(input, target, "cross_entropy")
-    return _reduce(-sum(target * log_softmax(input, axis=1), axis=1), reduction)
+    if input.ndim < 2:
+        raise TinygenError(f"cross_entropy wants logits (N, C), one row for each sample, not shape {input.shape}.")
+    log_p = log_softmax(input, axis=1)
+    if target.dtype.kind not in "iu":
+        _same_shape(input, target, "cross_entropy")
+        return _reduce(-sum(target * log_p, axis=1), reduction)
+    index = _integers(target, "cross_entropy")
+    if index.shape != input.shape[:1] + input.shape[2:]:
+        raise TinygenError(f"cross_entropy of logits {input.shape} wants labels of shape {input.shape[:1] + input.shape[2:]}, not "
+                           f"{index.shape}.")
+    backend.check_index(index, input.shape[1], f"cross_entropy over {input.shape[1]} classes")
+    rows = permute(log_p, axes=(0, *range(2, input.ndim), 1)).reshape(index.size, input.shape[1])   # (N, C, ...) -> (N ..., C)
+    return _reduce(-getitem(rows, index=(xp.arange(index.size), index.reshape(-1))).reshape(index.shape), reduction)
 
 
 def bce_with_logits_plain(x, t):
@@ -367,9 +377,12 @@ def binary_cross_entropy_with_logits(input, target, reduction="mean"):
 def gaussian_nll_loss(input, target, var, full=False, eps=1e-6, reduction="mean"):
     """-ln N(target; mean input, variance var); full=True keeps the constant ln(2 pi)/2. var is kept above eps."""
     _same_shape(input, target, "gaussian_nll_loss")
+    var = var.reshape(var.shape + (1,)) if var.shape == input.shape[:-1] else var                     # one for each row
+    if var.shape not in (input.shape, input.shape[:-1] + (1,)):
+        raise TinygenError(f"gaussian_nll_loss wants a variance for each number or each row of {input.shape}, not shape {var.shape}.")
     var = clip(var, min=eps)
     loss = 0.5 * (log(var) + (input - target)**2 / var)
-    return _reduce(loss + 0.5 * float(xp.log(2 * xp.pi)) if full else loss, reduction)
+    return _reduce(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
 
 
 def kl_standard_normal(mean, logvar):

@@ -22,19 +22,26 @@ class Buffer(Tensor):
 
 def _children(value):
     """The named parts of a Module, list or dict, in order of construction."""
-    if isinstance(value, Sequential):
-        return enumerate(value.layers)  # their names are "0", "1", ...: "0.weight", as in PyTorch
     if isinstance(value, (list, tuple)):
-        return enumerate(value)
-    return value.items() if isinstance(value, dict) else vars(value).items() if isinstance(value, Module) else ()
+        yield from enumerate(value)
+    if isinstance(value, dict):
+        yield from value.items()
+    if isinstance(value, Module):
+        for key, child in vars(value).items():
+            if key == "layers" and isinstance(value, Sequential):
+                yield from enumerate(child)  # their names are "0", "1", ...: "0.weight", as in PyTorch
+            else:
+                yield key, child
 
 
-def _walk(value, name=""):
+def _walk(value, name="", above=()):
     """Yield (dotted name, object) for every Module, Parameter and Buffer inside value, in order of construction."""
+    if any(value is module for module in above):
+        return  # a module that knows its parent
     if isinstance(value, (Module, Parameter, Buffer)):
         yield name, value
     for key, child in _children(value):
-        yield from _walk(child, f"{name}.{key}" if name else str(key))
+        yield from _walk(child, f"{name}.{key}" if name else str(key), above + (value,))
 
 
 class Module:
@@ -43,6 +50,12 @@ class Module:
 
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
+
+    def __setattr__(self, name, value):
+        if isinstance(getattr(self, name, None), Parameter) and isinstance(value, Tensor) and not isinstance(value, Parameter):
+            raise TypeError(f"Assigning a plain Tensor to {name} would lose a Parameter: write module.{name}.data[...] = ... to change "
+                            "its values, or assign a new nn.Parameter.")
+        super().__setattr__(name, value)
 
     def forward(self, *args, **kwargs):
         raise NotImplementedError(f"{type(self).__name__} has no forward(): define what it computes.")
@@ -58,6 +71,10 @@ class Module:
     def parameters(self):
         """All Parameters, in order of construction."""
         return [p for _, p in self.named_parameters()]
+
+    def buffers(self):
+        """All Buffers, in order of construction."""
+        return [x for _, x in _walk(self) if isinstance(x, Buffer)]
 
     def modules(self):
         """This Module and every one inside it."""
@@ -80,11 +97,13 @@ class Module:
     def load_state_dict(self, state):
         """Copy values into the parameters and buffers. Keys and shapes must all fit, or nothing is changed."""
         own = {name: x for name, x in _walk(self) if isinstance(x, Tensor)}
-        state = {name: np.asarray(value) if not isinstance(value, xp.ndarray) else value for name, value in state.items()}
+        state = {name: value.data if isinstance(value, Tensor) else value if isinstance(value, xp.ndarray) else np.asarray(value)
+                 for name, value in state.items()}
         wrong = [f"{name} is missing" for name in own if name not in state]
         wrong += [f"{name} is unknown here" for name in state if name not in own]
         wrong += [f"{name} has shape {state[name].shape} in place of {x.shape}" for name, x in own.items()
                   if name in state and state[name].shape != x.shape]
+        wrong += [f"{name} holds {value.dtype}" for name, value in state.items() if value.dtype.kind not in "fiub"]
         if wrong:
             more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
             raise TinygenError(f"This state does not belong to this {type(self).__name__}: {'; '.join(wrong[:5])}{more}. "
@@ -165,7 +184,7 @@ class Flatten(Module):
     """(N, C, H, W) -> (N, C H W)"""
 
     def forward(self, x):
-        return x.reshape(x.shape[0], -1)
+        return x.flatten(1)
 
 
 class Unflatten(Module):
@@ -175,6 +194,8 @@ class Unflatten(Module):
         self.axis, self.unflattened_size = axis, tuple(unflattened_size)
 
     def forward(self, x):
+        if not -x.ndim <= self.axis < x.ndim:
+            raise TinygenError(f"Unflatten has no axis {self.axis} in x of shape {x.shape}.")
         axis = self.axis % x.ndim
         return x.reshape(x.shape[:axis] + self.unflattened_size + x.shape[axis + 1:])
 
@@ -211,7 +232,15 @@ class Sequential(Module):
     """Modules, or plain functions, applied one after the other."""
 
     def __init__(self, *layers):
+        if not all(callable(layer) for layer in layers):
+            raise TypeError("Sequential takes layers one by one: Sequential(a, b), or Sequential(*[a, b]) for a list.")
         self.layers = list(layers)
+
+    def __getitem__(self, i):
+        return self.layers[i]
+
+    def __len__(self):
+        return len(self.layers)
 
     def forward(self, x):
         for layer in self.layers:

@@ -3,11 +3,13 @@
 Read a row as: y = f(a, b, ...), and given g = dL/dy, the functions above it return dL/da, dL/db, ... in order.
 Every vjp is written with operations of this table, so it works on raw arrays and on Tensors, and can be
 differentiated again. Comparisons (a > b) give raw boolean arrays: they are constant almost everywhere.
+(`samples` are inputs for the tests; skip them when reading.)
 
 Element-wise operations broadcast; the engine sums their gradients back to the shape of each input (tensor.sum_to).
 """
 import builtins
 import functools
+import math
 import operator
 
 from . import backend
@@ -55,7 +57,7 @@ def neg(a):
     return -a
 
 
-# d/da at b = 0 is 0 even where a = 0; d/db at a = 0 is 0: neither may become 0 * inf
+# Neither derivative may become 0 * inf: at b = 0 the exponent below is 0 and not -1, at a = 0 the logarithm is of 1
 @elementwise(lambda g, y, a, b: g * (b * a**(b - (b != 0))),
              lambda g, y, a, b: g * (y * log(where(a == 0, 1.0, a))),
              samples=lambda r: [(r(3, 4)**2 + 0.5, r(3, 4)), (r(3)**2 + 0.5, r(2, 1)), (r(2, 3), 2), (r(2, 3), 3.0)])
@@ -166,9 +168,16 @@ reductions = lambda r: [(r(3, 4),), (r(2, 3, 4), dict(axis=(0, -1))), (r(3, 1), 
                         (r(2, 3, 4), dict(axis=1)), (r(3, 4), dict(axis=0, keepdims=True))]
 
 
+def _axis(axis, ndim):
+    """An axis counted from the front, after asking whether there is one."""
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"There is no axis {axis} among {ndim}: the axes are {-ndim}, ..., {ndim - 1}.")
+    return axis % ndim
+
+
 def _kept(shape, axis):
     """The shape after a reduction over axis with keepdims=True."""
-    axes = range(len(shape)) if axis is None else [i % len(shape) for i in (axis if isinstance(axis, tuple) else (axis,))]
+    axes = range(len(shape)) if axis is None else [_axis(i, len(shape)) for i in (axis if isinstance(axis, tuple) else (axis,))]
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
@@ -198,21 +207,19 @@ def min(a, axis=None, keepdims=False):
 
 def _count(shape, axis):
     """How many numbers a reduction over axis puts together."""
-    n = 1
-    for full, kept in zip(shape, _kept(shape, axis)):
-        n *= 1 if kept == full else full
-    return n
+    return math.prod(full for full, kept in zip(shape, _kept(shape, axis)) if full != kept)
 
 
 def mean(a, axis=None, keepdims=False):
-    """The mean of a along axis."""
-    return sum(a, axis=axis, keepdims=keepdims) * (1 / builtins.max(_count(a.shape, axis), 1))
+    """The mean of a along axis; NaN where there is nothing to average."""
+    n = _count(a.shape, axis)
+    return sum(a, axis=axis, keepdims=keepdims) * (1 / n if n else math.nan)
 
 
 def var(a, axis=None, keepdims=False, correction=1):
     """The variance of a along axis, sum (a - mean)^2 / (n - correction); correction=0 gives the biased one."""
-    d = a - mean(a, axis, keepdims=True)
-    return sum(d * d, axis=axis, keepdims=keepdims) * (1 / builtins.max(_count(a.shape, axis) - correction, 0))
+    d, n = a - mean(a, axis, keepdims=True), _count(a.shape, axis) - correction
+    return sum(d * d, axis=axis, keepdims=keepdims) * (1 / n if n > 0 else math.nan)
 
 
 def std(a, axis=None, keepdims=False, correction=1):
@@ -284,10 +291,11 @@ def getitem(a, *, index):
 def scatter_add(a, *, index, shape):
     """y = zeros of shape with a added at index;   da = g[index]"""
     y = xp.zeros(shape, dtype=a.dtype)
-    if any(hasattr(i, "dtype") for i in (index if isinstance(index, tuple) else (index,))):
-        xp.add.at(y, index, a)  # arrays of indices may name an entry twice
-    else:
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in parts):
         y[index] = a
+    else:
+        xp.add.at(y, index, a)  # lists and arrays of indices may name an entry twice
     return y
 
 
@@ -302,11 +310,13 @@ def join(*xs, axis=0):
 def _part(xs, position, axis):
     """The index of the part that input number `position` takes along axis."""
     ends = [builtins.sum(x.shape[axis] for x in xs[:n]) for n in (position, position + 1)]
-    return (slice(None),) * (axis % xs[0].ndim) + (slice(*ends),)
+    return (slice(None),) * _axis(axis, xs[0].ndim) + (slice(*ends),)
 
 
 def _unpadded(a, pad):
-    """The index of a inside its padded copy."""
+    """((before, after) for each axis, the index of a inside its padded copy)"""
+    if len(pad) % 2 or len(pad) > 2 * a.ndim:
+        raise TinygenError(f"pad holds a pair (before, after) for each of the last axes, so {tuple(pad)} does not fit shape {a.shape}.")
     sides = [(0, 0)] * (a.ndim - len(pad) // 2) + list(zip(pad[::2], pad[1::2]))[::-1]
     return sides, tuple(slice(before, before + n) for n, (before, _) in zip(a.shape, sides))
 
@@ -332,26 +342,28 @@ def stack(tensors, axis=0):
 
 def expand_dims(a, axis):
     """a with an axis of length 1 inserted at position axis."""
-    axis %= a.ndim + 1
+    axis = _axis(axis, a.ndim + 1)
     return a.reshape(a.shape[:axis] + (1,) + a.shape[axis:])
 
 
 def squeeze(a, axis=None):
     """a without its axes of length 1, or without that one axis."""
-    drop = range(a.ndim) if axis is None else (axis % a.ndim,)
+    drop = range(a.ndim) if axis is None else (_axis(axis, a.ndim),)
     return a.reshape(tuple(n for i, n in enumerate(a.shape) if not (n == 1 and i in drop)))
 
 
 def flatten(a, start_axis=0, end_axis=-1):
     """a with the axes start_axis ... end_axis made into one."""
-    start, end = start_axis % a.ndim, end_axis % a.ndim
-    return a.reshape(a.shape[:start] + (-1,) + a.shape[end + 1:])
+    start, end = _axis(start_axis, builtins.max(a.ndim, 1)), _axis(end_axis, builtins.max(a.ndim, 1))
+    if start > end:
+        raise TinygenError(f"flatten from axis {start_axis} to {end_axis} goes backwards: exchange them.")
+    return a.reshape(a.shape[:start] + (math.prod(a.shape[start:end + 1]),) + a.shape[end + 1:])
 
 
 # Making tensors -------------------------------------------------------------------------------------------------------
 
 def _shape(size):
-    return tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else size
+    return tuple(size[0]) if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
 
 
 def zeros(*size, requires_grad=False, dtype=None):
@@ -362,6 +374,21 @@ def zeros(*size, requires_grad=False, dtype=None):
 def ones(*size, requires_grad=False, dtype=None):
     """A Tensor of ones."""
     return Tensor(xp.ones(_shape(size), dtype=dtype), requires_grad, dtype)
+
+
+def zeros_like(x, requires_grad=False):
+    """Zeros of x's shape and dtype."""
+    return Tensor(xp.zeros(x.shape, dtype=x.dtype), requires_grad, x.dtype)
+
+
+def ones_like(x, requires_grad=False):
+    """Ones of x's shape and dtype."""
+    return Tensor(xp.ones(x.shape, dtype=x.dtype), requires_grad, x.dtype)
+
+
+def randn_like(x, requires_grad=False):
+    """Independent draws from N(0, 1) of x's shape."""
+    return randn(*x.shape, requires_grad=requires_grad)
 
 
 def full(size, fill_value, requires_grad=False, dtype=None):
@@ -394,8 +421,9 @@ def rand(*size, requires_grad=False):
     return Tensor(backend.rand(_shape(size)), requires_grad, backend.default_dtype)
 
 
-def randint(low, high, size):
-    """Independent integers low, ..., high - 1; low may be left out: randint(0, high, size)."""
+def randint(low, high, size=None):
+    """Independent integers low, ..., high - 1: randint(low, high, size), or randint(high, size) with low = 0."""
+    low, high, size = (0, low, high) if size is None else (low, high, size)
     return Tensor(backend.randint(low, high, size))
 
 
@@ -461,6 +489,6 @@ for _method in (exp, log, sqrt, sin, cos, tanh, sigmoid, abs, clip, sum, mean, v
 Tensor.reshape = Tensor.view = lambda a, *shape: reshape(a, shape=_shape(shape))
 Tensor.broadcast_to = Tensor.expand = lambda a, *shape: broadcast_to(a, shape=_shape(shape))
 Tensor.permute, Tensor.transpose, Tensor.swapaxes = _permute, _swapaxes, _swapaxes
-Tensor.unsqueeze = expand_dims
+Tensor.unsqueeze, Tensor.clamp = expand_dims, clip
 Tensor.T, Tensor.mT = property(_T), property(mT)
 Tensor.argmax = lambda a, axis=None: a.data.argmax(axis=axis)

@@ -25,10 +25,13 @@ class Optimizer:
     memory = ()  # names of the flat arrays an optimiser keeps besides the parameters
 
     def __init__(self, params, lr):
+        params = [params] if isinstance(params, Tensor) else params
         self.params = list({id(p): p for p in params}.values())
-        if not self.params or not all(isinstance(p, Tensor) and p.requires_grad for p in self.params):
-            raise TinygenError("An optimiser needs at least one parameter, and each a Tensor with requires_grad=True: "
+        if not all(isinstance(p, Tensor) and p._op is None for p in self.params) or not any(p.requires_grad for p in self.params):
+            raise TinygenError("An optimiser needs parameters, leaf Tensors of which at least one has requires_grad=True: "
                                "pass model.parameters().")
+        if len({p.dtype for p in self.params}) > 1:
+            raise TinygenError("An optimiser wants all its parameters in one dtype: make one optimiser for each.")
         if not lr >= 0:
             raise TinygenError(f"The learning rate must be 0 or more, not {lr}.")
         self.lr = lr
@@ -41,8 +44,9 @@ class Optimizer:
     def _flatten(self):
         """Lay the parameters' data end to end, each keeping a view of its part."""
         self.flat = xp.concatenate([p.data.ravel() for p in self.params])
-        for p, start, end in zip(self.params, self.ends, self.ends[1:]):
-            p.data = self.flat[start:end].reshape(p.shape)
+        self.views = [self.flat[start:end].reshape(p.shape) for p, start, end in zip(self.params, self.ends, self.ends[1:])]
+        for p, view in zip(self.params, self.views):
+            p.data = view
 
     def zero_grad(self):
         """Forget the gradients: the next backward() starts from none."""
@@ -51,8 +55,11 @@ class Optimizer:
 
     def step(self):
         """Update every parameter that has a gradient; one without is left alone."""
-        if any(p.data.base is not self.flat for p in self.params):  # another optimiser, or the user, moved the data
+        if any(p.data is not view for p, view in zip(self.params, self.views)):  # another optimiser, or the user, moved the data
             self._flatten()
+        for p in self.params:
+            if p.grad is not None and p.grad.shape != p.shape:
+                raise TinygenError(f"A parameter of shape {p.shape} has a gradient of shape {p.grad.shape}: they must be equal.")
         for i, j in self._runs():
             self.steps[i:j] = [self.steps[i] + 1] * (j - i)
             g = xp.concatenate([p.grad.ravel() for p in self.params[i:j]])
@@ -60,8 +67,8 @@ class Optimizer:
             w, *memory = [a[self.ends[i]:self.ends[j]] for a in arrays]
             for piece in backend.pieces(len(g), size=OPERANDS):
                 self.update(w[piece], g[piece], *[m[piece] for m in memory], t=self.steps[i])
-        for p in self.params:
-            p.changed()
+            for p in self.params[i:j]:
+                p.changed()
 
     def _runs(self):
         """Yield [i, j): neighbours that have gradients and were updated equally often. Normally all parameters are one run."""
@@ -80,7 +87,7 @@ class Optimizer:
 
     def state_dict(self):
         """All that is needed to go on: the learning rate, the counts, and the flat arrays."""
-        return {"lr": self.lr, "steps": np.asarray(self.steps), **{name: getattr(self, name) for name in self.memory}}
+        return {"lr": self.lr, "steps": np.asarray(self.steps), **{name: getattr(self, name).copy() for name in self.memory}}
 
     def load_state_dict(self, state):
         """Go on from the state_dict() of the same optimiser over the same parameters."""
@@ -129,6 +136,8 @@ class Adam(Optimizer):
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
         super().__init__(params, lr)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise TinygenError(f"Adam wants betas of at least 0 and below 1, not {betas}.")
         self.betas, self.eps = betas, eps
 
     def update(self, w, g, m, v, t):
@@ -193,7 +202,7 @@ class LinearWarmup(Schedule):
         super().__init__(optimizer)
 
     def factor(self, n):
-        return min(1.0, (n + 1) / self.total)
+        return min(1.0, (n + 1) / max(1, self.total))
 
 
 class CosineLR(Schedule):
@@ -225,17 +234,14 @@ class EMA:
         """Take the current parameters into the average."""
         self.n += 1
         decay = min(self.decay, (1 + self.n) / (10 + self.n))
-        current = self.source.state_dict()
-        learned = dict(self.source.named_parameters())
-        for name, average in self.model.state_dict().items():
-            if name in learned:
-                average += (1 - decay) * (current[name] - average)
-            else:
-                average[...] = current[name]
+        for average, current in zip(self.model.parameters(), self.source.parameters()):
+            average.data += (1 - decay) * (current.data - average.data)
+        for copied, current in zip(self.model.buffers(), self.source.buffers()):
+            copied.data[...] = current.data
 
     def state_dict(self):
-        return {"n": self.n, **self.model.state_dict()}
+        return {"n": self.n, "model": self.model.state_dict()}
 
     def load_state_dict(self, state):
         self.n = int(state["n"])
-        self.model.load_state_dict({name: value for name, value in state.items() if name != "n"})
+        self.model.load_state_dict(state["model"])

@@ -90,3 +90,30 @@ def curve(ax, values, label, color, window=None, **style):
     mean = np.convolve(values, np.ones(window) / window, mode="valid")
     ax.plot(np.arange(len(mean)) + window - 1, mean, color=color, label=label, **style)
     ax.set(xlabel="training step")
+
+
+def density(ax, window, values, color, contours=False):
+    """Values >= 0 (n * n,) at the points of grid(window, n), from white at 0 to color at the largest."""
+    from matplotlib.colors import LinearSegmentedColormap
+    values = backend.to_numpy(values)
+    n = round(values.size**0.5)
+    values = values.reshape(n, n)                                   # row: y
+    (left, right), (bottom, top) = window
+    x, y = (right - left) / (n - 1) / 2, (top - bottom) / (n - 1) / 2  # half a pixel: the points are their centres
+    ax.imshow(values, origin="lower", extent=(left - x, right + x, bottom - y, top + y), aspect="equal", vmin=0,
+              cmap=LinearSegmentedColormap.from_list("density", ["white", color]), interpolation="bilinear", zorder=0)
+    if contours:
+        ax.contour(values, values.max() * np.array([0.02, 0.1, 0.25, 0.5, 0.8]), extent=(left, right, bottom, top),
+                   colors=[color], linewidths=1)
+    ax.set(xlim=window[0], ylim=window[1])
+
+
+def classes(ax, points, labels, title=None, window=None, limit=4000):
+    """Points (N, 2), at most `limit`, coloured by their labels (N,); each label stands at the median of its class."""
+    points, labels = backend.to_numpy(points)[:limit], backend.to_numpy(labels)[:limit]
+    plane(ax, window or limits(points, margin=0.05), title)
+    for label in np.unique(labels):
+        own, color = points[labels == label], f"C{int(label) % 10}"
+        scatter(ax, own, color, size=4, alpha=0.6)
+        ax.text(*np.median(own, axis=0), int(label), color=color, fontsize=13, fontweight="bold", ha="center", va="center",
+                zorder=3, bbox=dict(boxstyle="circle,pad=0.15", facecolor="white", edgecolor="none", alpha=0.8))

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 import zipfile
 
@@ -19,32 +18,18 @@ import numpy as np
 
 from . import backend
 from .backend import TinygenError, xp
-from .data import IMAGES
+from .data import IMAGES, replace_file
 from .tensor import Tensor
 
 
 # Files that are written whole or not at all ---------------------------------------------------------------------------
 
 def write_atomically(path, write):
-    """Call write(file) on a temporary binary file beside path, and rename it to path once all is on disk."""
-    folder = os.path.dirname(os.path.abspath(path))
+    """Call write(file) on a temporary file beside path, and rename it to path once all is on disk."""
     try:
-        os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
+        replace_file(path, write)
     except OSError as error:
-        raise TinygenError(f"Cannot write {path}: {error.strerror}; choose another folder with --out.") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise TinygenError(f"Cannot write {path}: {error.strerror}; free some space, or choose another folder.") from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        raise TinygenError(f"Cannot write {path}: {error.strerror}; free some space, or choose another folder with --out.") from None
 
 
 def save(path, tree):
@@ -52,17 +37,17 @@ def save(path, tree):
     arrays = {}
 
     def skeleton(x, name):
-        if isinstance(x, dict):
-            return {"dict": {str(k): skeleton(v, f"{name}/{k}" if name else str(k)) for k, v in x.items()}}
+        if isinstance(x, dict) and all(isinstance(k, str) for k in x):
+            return {"dict": {k: skeleton(v, f"{name}/{k}" if name else k) for k, v in x.items()}}
         if isinstance(x, (list, tuple)):
             return {"list": [skeleton(v, f"{name}/{i}") for i, v in enumerate(x)]}
         if x is None or isinstance(x, (bool, int, float, str)):
             return x
-        if isinstance(x, (Tensor, xp.ndarray, np.ndarray, np.generic)):
+        if isinstance(x, (Tensor, xp.ndarray, np.ndarray, np.generic)) and x.dtype.kind in "fiub" and name not in arrays:
             arrays[name] = backend.to_numpy(x)
             return {"array": name}
-        raise TinygenError(f"Cannot save {name}: it is a {type(x).__name__}, and only dicts, lists, arrays, Tensors, numbers "
-                           "and strings can be saved.")
+        raise TinygenError(f"Cannot save {name or 'this'}: it is a {type(x).__name__}, and only dicts with strings as keys, lists, "
+                           "arrays of numbers (each under a name of its own), Tensors, numbers and strings can be saved.")
 
     text = json.dumps(skeleton(tree, ""))
     write_atomically(path, lambda file: np.savez(file, **{"tree.json": text}, **{f"{k}:": v for k, v in arrays.items()}))
@@ -107,7 +92,7 @@ class Job:
     """
 
     def __init__(self, name, doc, argv=None, *, data, steps, batch, lr, quick=20, exact=False, flags=None):
-        self.name, self.history, self._pending = name, {}, {}
+        self.name, self.history, self.seconds, self._pending = name, {}, 0.0, {}
         self.args = args = _parse(name, doc, argv, data, exact, flags or {})
         args.kind = "images" if args.data in IMAGES else "toys"
         for key, default in (("steps", quick if args.quick else steps), ("batch", batch), ("lr", lr)):
@@ -132,19 +117,23 @@ class Job:
         Everything a step depends on is in the checkpoint: the parts, the random numbers, the step, the log. A run that
         was stopped at any moment and resumed ends with the very numbers of one that never stopped.
         """
+        reserved = {"setup", "step", "rng", "history", "seconds"} & set(parts)
+        if reserved:
+            raise TinygenError(f"A part of a run cannot be called {', '.join(reserved)}: the checkpoint keeps its own things there.")
         steps, first = self.args.steps, self._restore(parts) if self.args.resume else 0
         interval = max(1, steps // CHECKPOINTS)
         interrupted = []
         previous = _on_interrupt(lambda *_: interrupted.append(True))
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self.seconds
         try:
             for step in range(first, steps):
                 yield step
                 done = step + 1
+                self.seconds = before + time.perf_counter() - start
                 if done % interval == 0 or done == steps or interrupted:
                     self._collect()
                     self._save(parts, done)
-                self._progress(done, steps, (done - first) / (time.perf_counter() - start), done % interval == 0 or done == steps)
+                self._progress(done, steps, (done - first) / (self.seconds - before), done % interval == 0 or done == steps)
                 if interrupted:
                     print(f"\nStopped after step {done}; the same command with --resume goes on from there.")
                     raise SystemExit(130)
@@ -172,12 +161,13 @@ class Job:
 
     def _setup(self):
         """The flags that a checkpoint must have been made with."""
-        ignored = ("steps", "out", "resume", "data_dir", "backend", "exact", "quick")
+        ignored = ("kind", "steps", "out", "resume", "data_dir", "backend", "exact", "quick")
         return {key: value for key, value in vars(self.args).items() if key not in ignored}
 
     def _save(self, parts, step):
-        save(self.path("checkpoint.npz"), {"setup": self._setup(), "step": step, "rng": backend.rng_state(), "history": {
-            name: np.asarray(values) for name, values in self.history.items()}, **{k: p.state_dict() for k, p in parts.items()}})
+        own = {"setup": self._setup(), "step": step, "seconds": self.seconds, "rng": backend.rng_state(),
+               "history": {name: np.asarray(values) for name, values in self.history.items()}}
+        save(self.path("checkpoint.npz"), {**own, **{name: part.state_dict() for name, part in parts.items()}})
 
     def _restore(self, parts):
         path = self.path("checkpoint.npz")
@@ -192,6 +182,7 @@ class Job:
             part.load_state_dict(state[name])
         self.history = {name: values.tolist() for name, values in state["history"].items()}
         backend.set_rng_state(state["rng"])
+        self.seconds = state["seconds"]
         print(f"  resumed at step {state['step']}")
         return state["step"]
 
@@ -216,8 +207,12 @@ class Job:
         os.replace(temporary, self.path(file))
 
     def finish(self, **metrics):
-        """Print the numbers and write them to metrics.json, a flat object of floats."""
-        metrics = {name: float(value) for name, value in metrics.items()}
+        """Print the numbers and write them to metrics.json, a flat object of floats; the seconds of training are among them."""
+        metrics = {name: float(value) for name, value in {**metrics, "seconds": self.seconds}.items()}
+        bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+        if bad:
+            raise TinygenError(f"{', '.join(bad)} came out as NaN or Inf: the training has diverged, try a lower --lr "
+                               "(tg.debug() finds the first bad operation).")
         write_atomically(self.path("metrics.json"), lambda f: f.write((json.dumps(metrics, indent=1) + "\n").encode()))
         width = max(map(len, metrics), default=0)
         print("\n".join(f"  {name:<{width}}  {value:.6g}" for name, value in metrics.items()))

@@ -1,7 +1,8 @@
 """Floor 1: the engine. Records what was computed and walks back through it. It knows no calculus.
 
 A Tensor is an array that remembers how it was made. Calling a primitive on Tensors computes the result and notes the
-primitive and its inputs. `backward` then visits the results youngest first (a result is always younger than what it
+primitive and its inputs (the operators + - * @ and the methods of Tensor are primitives too, attached at the end of
+ops.py). `backward` then visits the results youngest first (a result is always younger than what it
 was made from, so everything that flows into a gradient has arrived before it is passed on) and applies each
 primitive's vector-Jacobian product (vjp), which stands beside its formula in ops.py:
 
@@ -39,6 +40,9 @@ class Tensor:
     data           raw NumPy or CuPy array, a list, or numbers. Floating data takes the default dtype (float32, or that
                    of backend.precision) unless dtype says otherwise; integers and booleans stay as they are
     requires_grad  True for the leaves whose gradient is wanted; backward() writes it to .grad (a raw array)
+
+    The data are copied: changing the array later does not change the Tensor. To change a Tensor in place, assign into
+    tensor.data[...] (and call tensor.changed() if results made before are still to be differentiated).
     """
     __slots__ = ("data", "grad", "requires_grad", "_number", "_op", "_inputs", "_attributes", "__weakref__")
     __array_ufunc__ = None  # NumPy: array * tensor is the Tensor's business
@@ -47,15 +51,15 @@ class Tensor:
         data = data.data if isinstance(data, Tensor) else data
         try:
             data = xp.asarray(data)
+            if dtype is None and data.dtype.kind == "f":
+                dtype = backend.default_dtype
+            self.data = xp.array(data, dtype=dtype)
         except (ValueError, TypeError) as error:
-            raise TypeError(f"A Tensor cannot be made from {type(data).__name__}: {error}; pass one array, or numbers in "
-                            "lists of equal length (tg.stack joins Tensors).") from None
-        if data.dtype.kind not in "fiub":
-            raise TypeError(f"A Tensor holds floats, integers or booleans, not dtype {data.dtype}; "
+            raise TypeError(f"A Tensor cannot be made from {type(data).__name__}: {str(error).rstrip('.')}; pass one array, or "
+                            "numbers in lists of equal length (tg.stack joins Tensors).") from None
+        if self.data.dtype.kind not in "fiub":
+            raise TypeError(f"A Tensor holds floats, integers or booleans, not dtype {self.data.dtype}; "
                             "convert the data to numbers first.")
-        if dtype is None and data.dtype.kind == "f":
-            dtype = backend.default_dtype
-        self.data = data if dtype is None else data.astype(dtype, copy=False)
         if requires_grad and self.data.dtype.kind != "f":
             raise TypeError(f"Only floating Tensors have gradients, this one is {self.data.dtype}: "
                             "pass dtype='float32', or leave requires_grad=False.")
@@ -115,6 +119,9 @@ class Tensor:
     def __bool__(self):
         return bool(self.item())
 
+    def __format__(self, spec):
+        return format(self.item(), spec) if spec else str(self)  # f"{loss:.3f}"
+
     def detach(self):
         """The same values, cut off from the graph: no gradient flows through the result."""
         return _result(self.data)
@@ -127,6 +134,12 @@ class Tensor:
         raise TypeError("A Tensor cannot be assigned into, because the gradient of what was overwritten would be wrong: "
                         "build the result with tg.where, tg.stack or tg.concatenate, or assign into tensor.data.")
 
+    def _in_place(self, other):
+        raise TypeError("A Tensor is not changed in place, since results made from it could then not be differentiated: write "
+                        "x = x + y for a new one, or x.data += y.data for a parameter that you update by hand.")
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _in_place
+
     def __deepcopy__(self, memo):
         if self._op is not None:
             raise TypeError(f"Only leaf Tensors can be deep-copied; this one is the result of {self._op.__name__}: "
@@ -136,7 +149,8 @@ class Tensor:
         return copy
 
     def changed(self):
-        """Note that .data was changed in place. Going back through results made before that raises an error."""
+        """Note that .data was changed in place: differentiating results made before that is then an error, for the vjps
+        would compute with the new values. Optimisers and load_state_dict() do this themselves."""
         self._number = next(_birth)
 
     # Backward -------------------------------------------------------------------------------------------------------
@@ -167,12 +181,12 @@ def _result(data, op=None, inputs=(), attributes=None):
 # Forward: recording ---------------------------------------------------------------------------------------------------
 
 def primitive(*vjps, elementwise=False, samples=None, fix=None):
-    """Declare a differentiable operation: a formula on raw arrays, with one vjp per argument beside it.
+    r'''Declare a differentiable operation: a formula on raw arrays, with one vjp per argument beside it.
 
         @primitive(lambda g, y, a, b: g * b,
                    lambda g, y, a, b: g * a, elementwise=True)
         def mul(a, b):
-            """ + '"""y = a b;   da = g b,   db = g a"""' + """
+            """y = a b;   da = g b,   db = g a"""
             return a * b
 
     vjps         called as vjp(g, y, *inputs, **attributes), evaluated only where a gradient is wanted; None where there
@@ -184,7 +198,7 @@ def primitive(*vjps, elementwise=False, samples=None, fix=None):
 
     Inputs that may carry a gradient are positional, attributes (axis, shape, ...) keyword-only in the definition.
     Called on raw arrays alone, the result is a raw array.
-    """
+    '''
     def declare(forward):
         parameters = inspect.signature(forward).parameters.values()
         variadic = any(p.kind == p.VAR_POSITIONAL for p in parameters)
@@ -222,7 +236,7 @@ def _apply(op, inputs, attributes):
     if _debugging:
         _check_finite(op, y, arrays)
     wanted = False
-    if _recording:
+    if _recording and y.dtype.kind == "f":
         for x, vjp in zip(inputs, op.vjps * len(inputs) if op.variadic else op.vjps):
             if isinstance(x, Tensor) and x.requires_grad:
                 wanted = True
@@ -262,8 +276,8 @@ def _beside_tensors(op, x, inputs):
     if not isinstance(x, xp.ndarray):
         raise TypeError(f"{op.__name__} cannot take a {type(x).__name__} from {type(x).__module__} beside Tensors while the "
                         f"backend is {backend.name()!r}: wrap it in tg.Tensor(...), which moves it there.")
-    dtypes = [t.dtype for t in inputs if isinstance(t, Tensor) and t.dtype.kind == "f"]
-    return x.astype(np.result_type(*dtypes), copy=False) if dtypes and x.dtype.kind == "f" else x
+    dtypes = [t.dtype for t in inputs if isinstance(t, Tensor) and t.dtype.kind == "f"] or [backend.default_dtype]
+    return x.astype(np.result_type(*dtypes), copy=False) if x.dtype.kind == "f" else x
 
 
 def _keep_precision(y, arrays):
@@ -285,7 +299,11 @@ def _sort_arguments(op, inputs, attributes):
         raise TypeError(f"{op.__name__}({', '.join(names + keywords)}) was called with {len(inputs)} positional arguments "
                         f"and the keywords {sorted(attributes)}{hint}.")
     given.update(attributes)
-    inputs = [given.pop(name) for name in names if name in given]
+    last = max([i for i, name in enumerate(names) if name in given], default=-1)
+    missing = [name for name in names[:last] if name not in given]
+    if missing:
+        raise TypeError(f"{op.__name__} was called without {missing[0]}: its inputs are {', '.join(names)}, in this order.")
+    inputs = [given.pop(name) for name in names[:last + 1]]
     return inputs, given
 
 
@@ -298,9 +316,10 @@ def _explained(op, arrays, attributes, error):
         return foreign
     given = " and ".join(f"{a.shape} {a.dtype}" if hasattr(a, "shape") else repr(a) for a in arrays)
     given += "".join(f", {key}={value}" for key, value in attributes.items())
-    fix = op.fix or ("counted from the right, axes must be equal or 1" if op.elementwise else f"see help(tg.{op.__name__})")
+    fix = op.fix or (f"see help({op.__module__}.{op.__name__})" if not (op.elementwise and len(arrays) > 1 and "broadcast" in str(error))
+                     else "counted from the right, axes must be equal or 1")
     kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
-    return kind(f"{op.__name__} cannot take {given}: {str(error).rstrip('. ')}; {fix}.")
+    return kind(f"{op.__name__} cannot take {given}: {str(error).rstrip('. ')}; {fix}{'' if fix.endswith('?') else '.'}")
 
 
 # Backward: one loop ---------------------------------------------------------------------------------------------------
@@ -309,7 +328,8 @@ def _pull_back(output, g, targets=None, create_graph=False):
     """The chain rule: yield (tensor, dL/d tensor) for every tensor behind `output`, youngest first, given g = dL/d output.
 
     Cotangents wait in a dict until everything that flows into them has arrived, then are taken out and passed on.
-    Sums are made out of place, so two inputs may safely receive the same array.
+    Sums are made out of place, so two inputs may safely receive the same array. With targets, only the tensors on a
+    path from a target to the output are visited: those that the output was made from and that were made from a target.
     """
     history = _history(output)
     needed = {id(t) for t in history}
@@ -326,12 +346,10 @@ def _pull_back(output, g, targets=None, create_graph=False):
         yield y, g
         if y._op is None:
             continue
+        _check_unchanged(y)
         inputs = y._inputs if create_graph else [x.data if isinstance(x, Tensor) else x for x in y._inputs]
         for i, x in enumerate(y._inputs):
             if isinstance(x, Tensor) and x.requires_grad and id(x) in needed:
-                if x._number > y._number:
-                    raise RuntimeError(f"An input of shape {x.shape} of {y._op.__name__} was changed in place after it was "
-                                       "used, so its gradient would be wrong: compute the loss again after optimizer.step().")
                 vjp, position = (y._op.vjps[0], {"position": i}) if y._op.variadic else (y._op.vjps[i], {})
                 gx = vjp(g, y if create_graph else y.data, *inputs, **y._attributes, **position)
                 gx = _fit(gx, x, y._op)
@@ -339,6 +357,14 @@ def _pull_back(output, g, targets=None, create_graph=False):
                     gx = gx.copy()  # a leaf keeps its gradient, so it must own it
                 known = cotangents.get(id(x))
                 cotangents[id(x)] = gx if known is None else known + gx
+
+
+def _check_unchanged(y):
+    """A leaf that was changed in place is younger than the results made from it before: their vjps would use new values."""
+    for x in y._inputs:
+        if isinstance(x, Tensor) and x._number > y._number:
+            raise RuntimeError(f"An input of shape {x.shape} of {y._op.__name__} was changed in place after it was used, so the "
+                               "gradient would be wrong: compute the loss again after optimizer.step().")
 
 
 def _history(output):
@@ -401,6 +427,10 @@ def grad(output, inputs, grad_output=None, create_graph=False, allow_unused=Fals
     allow_unused  True gives None for an input that output does not depend on; otherwise that is an error
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if not all(isinstance(x, Tensor) for x in [output, *inputs]):
+        raise TypeError("tg.grad wants a Tensor and a sequence of Tensors: grad(loss, [w, b]); sum several outputs into one.")
+    if allow_unused and not output.requires_grad:
+        return [None] * len(inputs)
     g = _upstream(output, grad_output)
     if create_graph:
         g = grad_output if isinstance(grad_output, Tensor) else _result(g)
@@ -417,14 +447,18 @@ def grad(output, inputs, grad_output=None, create_graph=False, allow_unused=Fals
 
 # Modes ----------------------------------------------------------------------------------------------------------------
 
-@contextlib.contextmanager
-def _switch(**modes):
-    before = {name: globals()[name] for name in modes}
-    globals().update(modes)
-    try:
-        yield
-    finally:
-        globals().update(before)
+class _switch(contextlib.ContextDecorator):
+    """Set flags of this module inside a `with` block or a decorated function; may be entered again inside itself."""
+
+    def __init__(self, **modes):
+        self.modes, self.before = modes, []
+
+    def __enter__(self):
+        self.before.append({name: globals()[name] for name in self.modes})
+        globals().update(self.modes)
+
+    def __exit__(self, *error):
+        globals().update(self.before.pop())
 
 
 def no_grad():
