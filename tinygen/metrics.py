@@ -192,6 +192,18 @@ def assignment(cost):
     return column_of
 
 
+def optimal_pairs(x, y, group=64):
+    """The order of x in which x[order] is paired with y at the least total squared distance within groups: int array (n,).
+
+    x, y    samples (n, d). Groups of `group` neighbours are matched exactly, for the time grows with its cube
+    """
+    x, y = _samples("optimal_pairs", x, y)
+    if len(x) != len(y):
+        raise TinygenError(f"optimal_pairs wants equally many of both, not {len(x)} and {len(y)}.")
+    starts = range(0, len(x), group)
+    return np.concatenate([i + assignment(((y[i:i + group, None] - x[i:i + group])**2).sum(axis=2)) for i in starts])
+
+
 def _root(covariance):
     """The symmetric square root of a covariance matrix, singular or not."""
     values, vectors = np.linalg.eigh(covariance)
