@@ -9,6 +9,13 @@ from tinygen import backend, functional as F, nn
 
 rng = np.random.default_rng(0)
 
+
+def _awake(attention):
+    """Self-attention starts as the identity; give its output map some weight so that there is something to check."""
+    attention.out.weight.data[...] = backend.randn(attention.out.weight.shape)
+    return attention
+
+
 LAYERS = {  # every layer with parameters or settings -> an input
     "Linear": (lambda: nn.Linear(3, 4), (5, 3)),
     "Linear, no bias": (lambda: nn.Linear(3, 4, bias=False), (2, 5, 3)),
@@ -19,6 +26,11 @@ LAYERS = {  # every layer with parameters or settings -> an input
     "BatchNorm2d": (lambda: nn.BatchNorm2d(3), (4, 3, 2, 2)),
     "LayerNorm": (lambda: nn.LayerNorm((3, 2)), (5, 3, 2)),
     "GroupNorm": (lambda: nn.GroupNorm(2, 4), (3, 4, 2)),
+    "Conv2d": (lambda: nn.Conv2d(2, 3, 3, stride=2, padding=1), (2, 2, 5, 4)),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(2, 3, 4, stride=2, padding=1), (2, 2, 3, 2)),
+    "SelfAttention": (lambda: _awake(nn.SelfAttention(4)), (2, 4, 2, 3)),
+    "SpectralNorm": (lambda: nn.spectral_norm(nn.Linear(3, 4)).eval(), (5, 3)),
+    "SpectralNorm, conv": (lambda: nn.spectral_norm(nn.Conv2d(2, 3, 2)).eval(), (2, 2, 3, 3)),
     "Flatten": (lambda: nn.Flatten(), (3, 4, 2)),
     "Unflatten": (lambda: nn.Unflatten(1, (2, 2)), (3, 4)),
     "SinusoidalEmbedding": (lambda: nn.SinusoidalEmbedding(6, max_period=10.0), (5,)),
@@ -50,6 +62,40 @@ def test_embedding(library):
         layer, index = nn.Embedding(4, 3), tg.Tensor([[0, 3], [3, 1]])
         assert layer(index).shape == (2, 2, 3)
         assert tg.gradcheck(lambda w: layer(index), layer.weight, order=2)
+
+
+def test_spectral_norm_is_the_largest_singular_value():
+    with backend.precision("float64"):
+        for layer, shape in ((nn.Linear(5, 7), (7, 5)), (nn.Conv2d(3, 4, 3), (4, 27))):
+            layer.weight.data[...] *= 10
+            normal = nn.spectral_norm(layer)
+            x = tg.randn(2, 5) if layer.weight.ndim == 2 else tg.randn(2, 3, 4, 4)
+            for _ in range(200):
+                normal(x)
+            sigma = np.linalg.svd(layer.weight.numpy().reshape(shape))[1][0]
+            twin = copy.deepcopy(layer)
+            twin.weight.data[...] /= sigma
+            np.testing.assert_allclose(normal.eval()(x).numpy(), twin(x).numpy(), rtol=1e-6)
+            assert set(n for n, _ in normal.named_parameters()) == {"layer.weight", "layer.bias"}
+
+
+def test_spectral_norm_may_run_twice_before_backward():
+    """A discriminator sees real and fake images before its one backward pass: the first graph must keep its u and v."""
+    with backend.precision("float64"):
+        layer, x = nn.spectral_norm(nn.Linear(3, 4)), tg.randn(2, 3)
+        first = layer(x).sum()
+        expected, = tg.grad(first, layer.layer.weight)
+        layer(x)
+        again, = tg.grad(first, layer.layer.weight)
+        np.testing.assert_array_equal(expected.numpy(), again.numpy())
+
+
+def test_self_attention_begins_as_the_identity_and_mixes_pixels():
+    layer, x = nn.SelfAttention(4), tg.randn(2, 4, 3, 3)
+    np.testing.assert_array_equal(layer(x).numpy(), x.numpy())
+    other = x.numpy().copy()
+    other[:, :, 0, 0] += 1
+    assert (_awake(layer)(x).numpy() != layer(tg.Tensor(other)).numpy()).all()  # one pixel is seen by all
 
 
 def test_every_layer_is_tested():

@@ -1,4 +1,5 @@
 """Floor 4: layers, sorted by increasing complexity. A Module is an object that holds Parameters and computes."""
+import copy
 import math
 
 import numpy as np
@@ -332,3 +333,89 @@ class BatchNorm1d(Module):
 class BatchNorm2d(BatchNorm1d):
     """BatchNorm for images (N, C, H, W)."""
     axes = (4,)
+
+
+class Conv2d(Module):
+    """Images (N, in, H, W) -> (N, out, OH, OW);   weight (out, in, kh, kw), bias (out,), both from U(-1, 1)/sqrt(in kh kw)"""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True):
+        kernel = F._pair(kernel_size)
+        self.stride, self.padding, bound = stride, padding, (in_channels * math.prod(kernel))**-0.5
+        self.weight = _uniform((out_channels, in_channels) + kernel, bound)
+        self.bias = _uniform((out_channels,), bound) if bias else None
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+    def extra_repr(self):
+        out_channels, in_channels, *kernel = self.weight.shape
+        return f"{in_channels}, {out_channels}, kernel_size={tuple(kernel)}, stride={self.stride}, padding={self.padding}"
+
+
+class ConvTranspose2d(Module):
+    """The adjoint of Conv2d, which makes images larger;   weight (in, out, kh, kw), bias (out,), from U(-1, 1)/sqrt(out kh kw)"""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, bias=True):
+        kernel = F._pair(kernel_size)
+        self.stride, self.padding, self.output_padding = stride, padding, output_padding
+        bound = (out_channels * math.prod(kernel))**-0.5
+        self.weight = _uniform((in_channels, out_channels) + kernel, bound)
+        self.bias = _uniform((out_channels,), bound) if bias else None
+
+    def forward(self, x):
+        return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding)
+
+    def extra_repr(self):
+        in_channels, out_channels, *kernel = self.weight.shape
+        return f"{in_channels}, {out_channels}, kernel_size={tuple(kernel)}, stride={self.stride}, padding={self.padding}"
+
+
+class SelfAttention(Module):
+    """Every pixel looks at every other: y = x + out(softmax(q k^T / sqrt(C)) v)  (Vaswani et al. 2017; on images Zhang et al. 2019)
+
+    Images (N, C, H, W) -> (N, C, H, W). The output map starts at zero, so that the layer begins as the identity.
+    """
+
+    def __init__(self, channels):
+        self.norm = GroupNorm(1, channels)
+        self.query, self.key, self.value, self.out = (Linear(channels, channels) for _ in range(4))
+        self.out.weight.data[...] = 0
+        self.out.bias.data[...] = 0
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        pixels = self.norm(x).reshape(n, c, h * w).mT                                       # (N, HW, C)
+        q, k, v = self.query(pixels), self.key(pixels), self.value(pixels)
+        attention = F.softmax(q @ k.mT * c**-0.5, axis=-1)                                  # (N, HW, HW): row looks at column
+        return x + self.out(attention @ v).mT.reshape(n, c, h, w)
+
+
+class SpectralNorm(Module):
+    """A layer whose weight is divided by its largest singular value, so that it stretches no input (Miyato et al. 2018).
+
+    The value is followed by one step of power iteration in each forward pass in training: u <- W v / |W v|, v <- W^T u / |W^T u|,
+    sigma = u^T W v, with u and v held constant in the gradient.
+    """
+
+    def __init__(self, layer):
+        self.layer = layer
+        rows, columns = layer.weight.shape[0], layer.weight.size // layer.weight.shape[0]
+        self.u, self.v = Buffer(backend.randn((rows,))), Buffer(backend.randn((columns,)))
+
+    def forward(self, x):
+        weight = self.layer.weight
+        matrix = weight.reshape(weight.shape[0], -1)                                        # (out, everything else)
+        if self.training:  # new arrays, not in place: the graph of an earlier forward pass still needs the old ones
+            v = matrix.data.T @ self.u.data
+            self.v.data = v / xp.sqrt((v * v).sum() + 1e-12)
+            u = matrix.data @ self.v.data
+            self.u.data = u / xp.sqrt((u * u).sum() + 1e-12)
+        sigma = (matrix @ self.v.detach().reshape(-1, 1) * self.u.detach().reshape(-1, 1)).sum()
+        normal = copy.copy(self.layer)                                                      # the layer itself keeps its Parameter
+        vars(normal)["weight"] = weight / sigma
+        return normal(x)
+
+
+def spectral_norm(layer):
+    """Wrap a layer with a weight (Linear, Conv2d, Embedding) in SpectralNorm."""
+    return SpectralNorm(layer)
