@@ -154,7 +154,7 @@ class Job:
         terminal = sys.stdout.isatty()
         if not milestone and not (terminal and done % max(1, int(rate / 5)) == 0):
             return
-        values = "  ".join(f"{name} {np.mean(v[-100:]):.4f}" for name, v in self.history.items())
+        values = "  ".join(f"{name} {np.mean(v[-100:]):.4f}" for name, v in self.history.items() if np.ndim(v) == 1)
         left = (steps - done) / rate if rate else 0
         line = f"  step {done}/{steps}  {values}  {rate:.0f} steps/s  {left:.0f} s left"
         print(f"\r{line:<100}" if terminal else line, end="" if terminal and done < steps else "\n", flush=True)
