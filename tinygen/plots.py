@@ -110,10 +110,76 @@ def density(ax, window, values, color, contours=False):
 
 def classes(ax, points, labels, title=None, window=None, limit=4000):
     """Points (N, 2), at most `limit`, coloured by their labels (N,); each label stands at the median of its class."""
+    from matplotlib.patheffects import withStroke
     points, labels = backend.to_numpy(points)[:limit], backend.to_numpy(labels)[:limit]
     plane(ax, window or limits(points, margin=0.05), title)
     for label in np.unique(labels):
         own, color = points[labels == label], f"C{int(label) % 10}"
         scatter(ax, own, color, size=4, alpha=0.6)
         ax.text(*np.median(own, axis=0), int(label), color=color, fontsize=13, fontweight="bold", ha="center", va="center",
-                zorder=3, bbox=dict(boxstyle="circle,pad=0.15", facecolor="white", edgecolor="none", alpha=0.8))
+                zorder=3, path_effects=[withStroke(linewidth=3, foreground="white")])
+
+
+def draw_graph(loss, names=None):
+    """The graph behind `loss` as a figure: leaves blue, results below what they were made from, loss orange at the bottom.
+
+    names   how to call the Tensors, as in tg.explain. |g| is the length of the gradient that arrives in backward().
+    """
+    import sys
+    from .explain import trace
+    nodes = trace(loss, names, sys._getframe(1))
+    layer = {id(n.tensor): 0 for n in nodes}
+    for n in nodes:  # youngest first: a layer is the longest way to the loss
+        layer.update({id(x): max(layer[id(x)], layer[id(n.tensor)] + 1) for x in n.tensor._inputs if id(x) in layer})
+    text = {id(n.tensor): f"{n.call}\n{n.tensor.shape}   |g| {n.size:.2g}" for n in nodes}
+    width = {key: 0.075 * max(map(len, t.split("\n"))) + 0.2 for key, t in text.items()}    # in inches, as all lengths here
+    rows = [[key for key in layer if layer[key] == i] for i in range(max(layer.values()) + 1)]
+    beside, edges = {key: [] for key in layer}, []
+    for n in nodes:  # an edge across several layers bends at an invisible place in each of them
+        for x in {id(x) for x in n.tensor._inputs} & set(layer):
+            bends = [(x, id(n.tensor), i) for i in range(layer[id(n.tensor)] + 1, layer[x])]
+            for i, bend in enumerate(bends, layer[id(n.tensor)] + 1):
+                rows[i].append(bend)
+                width[bend], beside[bend] = 0.1, []
+            edge = [id(n.tensor), *bends, x]
+            edges.append(edge)
+            for a, b in zip(edge, edge[1:]):
+                beside[a].append(b)
+                beside[b].append(a)
+
+    def pack(row, want, sign):
+        """Places at `want` or as near as the boxes to the left allow (sign 1), or those to the right (-1)."""
+        place, edge = {}, -1e9
+        for key in row[::sign]:
+            place[key] = sign * max(sign * want[key], edge + width[key] / 2)
+            edge = sign * place[key] + width[key] / 2 + 0.15
+        return place
+
+    at = {key: i - len(row) / 2 for row in rows for i, key in enumerate(row)}
+    level = {key: i for i, row in enumerate(rows) for key in row}
+    for sweep in range(61):
+        for row in rows[::1 if sweep % 2 else -1]:  # to the middle of the neighbours; at the end of those above only
+            near = {key: [at[b] for b in beside[key] if sweep < 60 or level[b] > level[key]] or [at[key]] for key in row}
+            want = {key: float(np.mean(near[key])) for key in row}
+            row.sort(key=want.get if sweep < 60 else at.get)
+            left, right = pack(row, want, 1), pack(row, want, -1)
+            at.update({key: (left[key] + right[key]) / 2 for key in row})
+    low = min(at[k] - width[k] / 2 for k in at) - 0.1
+    high = max(at[k] + width[k] / 2 for k in at) + 0.1
+    fig = Figure(figsize=(high - low, 0.75 * len(rows) + 0.1))
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(low, high), ylim=(-0.42, 0.75 * len(rows) - 0.32))
+    ax.axis("off")
+    for edge in edges:
+        ends = [(at[key], 0.75 * level[key]) for key in edge]
+        ax.plot(*zip(*ends), color=NOISE, linewidth=1, zorder=0, solid_joinstyle="round")
+        (x0, y0), (x1, y1) = ends[0], ends[1]
+        tip = min(0.23 / (y1 - y0), (width[edge[0]] / 2 - 0.08) / max(abs(x1 - x0), 1e-9))  # where the line meets the box
+        ax.annotate("", (x0 + tip * (x1 - x0), y0 + tip * (y1 - y0)), (x1, y1), zorder=0,
+                    arrowprops=dict(arrowstyle="-|>", color=NOISE, linewidth=1, shrinkA=0, shrinkB=0))
+    for n in nodes:
+        key = id(n.tensor)
+        line, fill = (MODEL, "#fdeae5") if n.tensor is loss else (DATA, "#e0ebf5") if n.op is None else ("#555555", "white")
+        ax.text(at[key], 0.75 * level[key], text[key], ha="center", va="center", fontsize=8.5, linespacing=1.3,
+                bbox=dict(boxstyle="round,pad=0.35", facecolor=fill, edgecolor=line))
+    return fig

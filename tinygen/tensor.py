@@ -44,7 +44,7 @@ class Tensor:
     The data are copied: changing the array later does not change the Tensor. To change a Tensor in place, assign into
     tensor.data[...] (and call tensor.changed() if results made before are still to be differentiated).
     """
-    __slots__ = ("data", "grad", "requires_grad", "_number", "_op", "_inputs", "_attributes", "__weakref__")
+    __slots__ = ("data", "grad", "requires_grad", "_number", "_op", "_inputs", "_attributes", "_line", "__weakref__")
     __array_ufunc__ = None  # NumPy: array * tensor is the Tensor's business
 
     def __init__(self, data, requires_grad=False, dtype=None):
@@ -243,7 +243,10 @@ def _apply(op, inputs, attributes):
                 if vjp is None:
                     raise NotImplementedError(f"{op.__name__} has no vjp for its input of shape {x.shape}: pass it "
                                               ".detach()ed, or write the missing row of the table.")
-    return _result(y, op, inputs, attributes) if wanted else _result(y)
+    y = _result(y, op, inputs, attributes) if wanted else _result(y)
+    if _debugging:
+        y._line = user_line()  # for explain; the slot stays empty otherwise
+    return y
 
 
 _float64 = np.dtype("float64")
