@@ -5,21 +5,39 @@ Slide "Variational auto-encoders":
     model       z ~ N(0, I),   x | z ~ Bernoulli(sigmoid(decoder(z)))                               (1)
     encoder     q(z | x) = N(mean(x), diag e^logvar(x))                                             (2)
     sampling    z = mean + std * eps,   std = e^(logvar / 2),   eps ~ N(0, I)                       (3)
-    loss        E_q[-ln p(x | z)] + KL(q(z | x) || N(0, I))   >=   -ln p(x)                         (4)
+    loss        E_q[-ln p(x | z)] + beta KL(q(z | x) || N(0, I))   >=   -ln p(x)  for beta = 1      (4)
 
 Both terms are sums over pixels or dimensions, in nats per image. Writing the sample as (3) lets the gradient pass
-through it to mean and logvar ("reparameterisation").
+through it to mean and logvar ("reparameterisation"). --beta above 1 makes the code shorter and the pictures coarser.
+
+The gap in (4) is KL(q(z | x) || p(z | x)). Averaging K draws inside the logarithm closes it from below, and each
+further draw helps (importance weighting), as L_1 is minus the loss with beta = 1:
+
+    L_K = E ln (1/K) sum_k w_k,   w_k = p(x, z_k) / q(z_k | x),   L_1 <= L_5 <= L_50 <= ln p(x)     (5)
+
+With --latent 2 the latent space can be looked at, and --exact computes ln p(x) by summing p(x | z) p(z) over a fine
+grid of z, which no sampling is needed for. (Encoder and decoder linear: all is known in closed form, see linear_vae.py.)
 
 Look at: reconstructions.png (test images above their reconstructions); samples.png (decoded draws from the prior: the
 decoder has never seen these z, yet they are digits, because the KL term fills the latent space); loss.png (the two
-terms: the KL grows while the reconstruction error falls, so the code is used).
+terms: the KL grows while the reconstruction error falls, so the code is used); code.png (left the KL of each latent
+dimension, largest first: with --beta 4 many are switched off, mean = 0 and std = 1 whatever x; right the bound (5)
+tightening with K). With --latent 2: manifold.png (the plane of z, shrunk to a square of equal probabilities: the codes
+of test images, and what the decoder makes of every place). With --exact: a dashed line in code.png, and posterior.png
+(the true posterior of six images in green over q in orange: contours at 1, 2 and 3 standard deviations, in units of q's
+own).
 
-Numbers in metrics.json, in nats per test image: test_loss = test_reconstruction + test_kl, and train_loss (mean of the
-last epoch); seconds of training. With --data mnist (784-400-20, 10 epochs of 128) the widely reproduced test loss is
-105.6. Grey images are not Bernoulli draws, so this is a score and not a log-likelihood.
+Numbers in metrics.json, in nats per test image: test_loss = test_reconstruction + test_kl (beta = 1 whatever --beta),
+and train_loss (mean of the last epoch); active_units, the latent dimensions whose mean(x) varies by more than 0.01 over
+the test images; nll_1, nll_5, nll_50 (5 if it divides --k, 50 being the default of --k), minus the bounds (5) of the
+first 1000 test images; with --exact, for the same images: exact_nll, the mean of -ln p(x), and gap = nll_1 - exact_nll.
+And seconds of training. With --data mnist (784-400-20, 10 epochs of 128) the widely reproduced test loss is 105.6. Grey
+images are not Bernoulli draws, so this is a score and not a log-likelihood.
 
-Kingma & Welling, "Auto-encoding variational Bayes", 2014.
+Kingma & Welling, "Auto-encoding variational Bayes", 2014; Higgins et al., "beta-VAE", 2017; Burda et al., "Importance
+weighted autoencoders", 2016.
 """
+import statistics
 import time
 
 import numpy as np
@@ -57,6 +75,19 @@ def vae_loss(vae, x, eps):
     return reconstruction, kl                                       # their sum:            slide, eq. (4)
 
 
+def log_weights(vae, x, eps):
+    """ln w = ln p(x | z) + ln p(z) - ln q(z | x) at the z that eps makes; the 2 pi of the two normal densities cancel."""
+    mean, logvar = vae.encode(x)
+    z = reparameterize(mean, logvar, eps)                           # (B, 20)
+    return 0.5 * (eps**2 + logvar - z**2).sum(axis=1) - F.bce_with_logits(vae.decode(z), x).sum(axis=1)     # (B,)
+
+
+def importance_bound(log_w, m):
+    """L_m of eq. (5) for each row of log_w (B, K): the K draws make K / m groups, over which it is averaged."""
+    groups = log_w.reshape(len(log_w), -1, m)                       # (B, K / m, m)
+    return (F.logsumexp(groups, axis=2) - float(np.log(m))).mean(axis=1)              # (B,)  eq. (5)
+
+
 @tg.no_grad()
 def evaluate(vae, x, latent=20):
     """The mean of both terms over a data set, a thousand images at a time."""
@@ -65,53 +96,110 @@ def evaluate(vae, x, latent=20):
     return np.sum(terms, axis=0) / len(x)
 
 
+@tg.no_grad()
+def exact_log_likelihood(vae, x, reach=4.5, n=301):
+    """ln p(x) = ln sum p(x | z) p(z) dz^2 over an n x n grid of z, for two latent dimensions: (B,)"""
+    def one_row(z):                                                 # (n, 2) -> (B,)
+        logits = vae.decode(z)                                      # (n, 784)
+        return F.logsumexp(x @ logits.T - F.softplus(logits).sum(axis=1) - 0.5 * (z * z).sum(axis=1), axis=1)
+    rows, dz = tg.Tensor(plots.grid(((-reach, reach), (-reach, reach)), n)).reshape(n, n, 2), 2 * reach / (n - 1)
+    return F.logsumexp(tg.stack([one_row(z) for z in rows]), axis=0) + float(np.log(dz**2 / (2 * np.pi)))
+
+
 def main(argv=None):
-    job = run.Job("vae", __doc__, argv, data=data.IMAGES, steps=4690, batch=128, lr=1e-3)
+    job = run.Job("vae", __doc__, argv, data=data.IMAGES, steps=4690, batch=128, lr=1e-3, exact=True, flags={
+        "--latent": dict(type=int, default=20, help="latent dimensions"),
+        "--beta": dict(type=float, default=1.0, help="weight of the KL term"),
+        "--k": dict(type=int, default=50, help="draws of the importance weighted bound")})
     args = job.args
+    if min(args.latent, args.k) < 1 or args.beta < 0 or args.exact and args.latent != 2:
+        raise tg.TinygenError("--latent and --k must be at least 1, --beta at least 0, and --exact needs --latent 2.")
     limit = 1000 if args.quick else None
     train, _ = data.images(args.data, folder=args.data_dir, limit=limit)
-    test, _ = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
+    test, labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
     train, test = train.flatten(1), test.flatten(1)                 # (N, 784) in [0, 1]
 
-    vae = VAE()
+    vae = VAE(latent=args.latent)
     optimizer = optim.Adam(vae.parameters(), lr=args.lr)
     batches = data.Batches(len(train), args.batch, args.seed)
     start = time.perf_counter()
     for step in job.train(vae=vae, optimizer=optimizer):
         x = train[batches[step]]                                    # (B, 784)
-        reconstruction, kl = vae_loss(vae, x, tg.randn(len(x), 20))
-        loss = reconstruction + kl
+        reconstruction, kl = vae_loss(vae, x, tg.randn(len(x), args.latent))
+        loss = reconstruction + args.beta * kl
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         job.log(reconstruction=reconstruction, kl=kl)
     seconds = time.perf_counter() - start
 
-    test_reconstruction, test_kl = evaluate(vae, test)
-    pictures(job, vae, test)
-    last = slice(-min(batches.per_epoch, args.steps), None)
+    test_reconstruction, test_kl = evaluate(vae, test, args.latent)
+    numbers = pictures(job, vae, test, labels)
     job.finish(test_loss=test_reconstruction + test_kl, test_reconstruction=test_reconstruction, test_kl=test_kl,
-               train_loss=np.mean(job.history["reconstruction"][last]) + np.mean(job.history["kl"][last]), seconds=seconds)
+               train_loss=sum(np.mean(values[-batches.per_epoch:]) for values in job.history.values()),
+               **numbers, seconds=seconds)
 
 
 @tg.no_grad()
-def pictures(job, vae, test):
-    x = test[:16]
-    mean, _ = vae.encode(x)
+def pictures(job, vae, test, labels):
+    x, k, latent = test[:50 if job.args.quick else 1000], job.args.k, job.args.latent
+    mean, logvar = vae.encode(test)
     fig, (ax,) = plots.figure(1, 1, width=9, height=1.5)
-    plots.pictures(ax, tg.cat([x, F.sigmoid(vae.decode(mean))]), 16, "test images, and their reconstructions below")
+    plots.pictures(ax, tg.cat([x[:16], F.sigmoid(vae.decode(mean[:16]))]), 16, "test images, and their reconstructions")
     job.picture(fig, "reconstructions.png")
 
     fig, (ax,) = plots.figure(1, 1, 5)
-    plots.pictures(ax, F.sigmoid(vae.decode(tg.randn(100, 20))), 10, "samples: decoded draws z ~ N(0, I)")
+    plots.pictures(ax, F.sigmoid(vae.decode(tg.randn(100, latent))), 10, "samples: decoded draws z ~ N(0, I)")
     job.picture(fig, "samples.png")
 
     fig, (left, right) = plots.figure(1, 2, width=4, height=3)
-    plots.curve(left, job.history["reconstruction"], "reconstruction", plots.MODEL)
-    left.set(ylabel="nats per image", title="reconstruction error", ylim=(0, None))
-    plots.curve(right, job.history["kl"], "KL", plots.DATA)
-    right.set(title="KL divergence to the prior", ylim=(0, None))
+    for ax, name, color in ((left, "reconstruction", plots.MODEL), (right, "kl", plots.DATA)):
+        plots.curve(ax, job.history[name], name, color)
+        ax.set(title=name, ylabel="nats per image", ylim=(0, None))
     job.picture(fig, "loss.png")
+
+    log_w = tg.stack([log_weights(vae, x, tg.randn(len(x), latent)) for _ in range(k)], axis=1)       # (B, K)
+    nll = {m: -importance_bound(log_w, m).mean().item() for m in range(1, k + 1) if k % m == 0}
+    active = (mean.var(axis=0) > 0.01).sum().item()
+    numbers = dict(active_units=active, **{f"nll_{m}": nll[m] for m in (1, 5, k) if m in nll})
+    fig, (left, right) = plots.figure(1, 2, width=4, height=3)
+    kl = 0.5 * (mean**2 + tg.exp(logvar) - 1 - logvar).mean(axis=0)                   # (20,), their sum is test_kl
+    left.bar(range(1, latent + 1), np.sort(kl.numpy())[::-1], color=plots.DATA)
+    left.set(title=f"KL in nats: {active} of {latent} dimensions in use", xticks=range(1, latent + 1, 1 + latent // 10))
+    right.plot([str(m) for m in nll], list(nll.values()), "o-", color=plots.MODEL)
+    right.set(xlabel="draws K", ylabel="nats per image", title="more draws, a tighter bound")
+    if job.args.exact:
+        exact = -exact_log_likelihood(vae, x).mean().item()
+        numbers.update(exact_nll=exact, gap=nll[1] - exact)
+        right.axhline(exact, color=plots.EXACT, linestyle="--")
+        posteriors(job, vae, x[:6])
+    job.picture(fig, "code.png")
+    if latent == 2:
+        manifold(job, vae, mean, labels)
+    return numbers
+
+
+def manifold(job, vae, codes, labels, n=20):
+    """The plane of z, shrunk to a square by the normal distribution function, so that equal areas are equally likely."""
+    fig, (left, right) = plots.figure(1, 2, 5)
+    plots.classes(left, (1 + tg.erf(codes / 2**0.5)) / 2, labels, "codes of test images", ((0, 1), (0, 1)))
+    line = [statistics.NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)]         # equal steps of probability
+    z = tg.Tensor([(a, b) for b in reversed(line) for a in line])   # (400, 2), from the top left, as one reads
+    plots.pictures(right, F.sigmoid(vae.decode(z)), n, "the same square, decoded")
+    job.picture(fig, "manifold.png")
+
+
+def posteriors(job, vae, x, n=121):
+    """q and the true posterior of each image, in q's own coordinates eps: contours at 1, 2 and 3 standard deviations."""
+    eps = tg.Tensor(plots.grid(((-6, 6), (-6, 6)), n))              # (n * n, 2)
+    log_q = -0.5 * (eps**2).sum(axis=1)                             # (n * n,), up to a constant
+    fig, axes = plots.figure(2, len(x), 1.6)
+    for image, top, ax in zip(x, axes, axes[len(x):]):
+        plots.pictures(top, image[None], 1)
+        for log_p, color in ((log_q, plots.MODEL), (log_q + log_weights(vae, image[None], eps), plots.EXACT)):
+            ax.contour((log_p - log_p.max()).numpy().reshape(n, n), [-4.5, -2, -0.5], colors=color, linestyles="solid")
+        ax.set(xticks=[], yticks=[], aspect="equal")
+    job.picture(fig, "posterior.png")
 
 
 if __name__ == "__main__":
