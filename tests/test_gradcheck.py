@@ -78,13 +78,12 @@ def test_inputs_come_back_unchanged():
     np.testing.assert_array_equal(leaf.numpy(), kept)
 
 
-def test_an_input_that_f_never_looks_at_was_not_checked():
+def test_inputs_that_f_never_looks_at_were_not_checked():
     """The parameters of a float32 model are copied, and the model never sees the copies."""
     layer, x = nn.Linear(2, 2), tg.ones(3, 2)
-    with pytest.raises(tg.GradcheckError, match="does not depend on input 0 .*build the model under"):
+    with pytest.raises(tg.GradcheckError, match="depends on none of its inputs.*build the model under"):
         tg.gradcheck(lambda *parameters: layer(x), *layer.parameters())
-    with pytest.raises(tg.GradcheckError, match="does not depend on input 1"):
-        tg.gradcheck(lambda a, b: a * 2, [1.0], [2.0])
+    assert tg.gradcheck(lambda a, b: a * 2, [1.0], [2.0])
 
 
 def test_strong_curvature_is_not_a_kink():

@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 # Interrupted runs -----------------------------------------------------------------------------------------------------
 
-FLAGS = ("--steps", "1500", "--batch", "64", "--data", "eight_gaussians", "--seed", "3")
+FLAGS = ("--quick", "--steps", "1500", "--batch", "64", "--data", "eight_gaussians", "--seed", "3")
 
 
 @pytest.fixture(scope="module")
