@@ -33,12 +33,11 @@ longer trained network 3.00.
 Baldi & Hornik, "Neural networks and principal component analysis", 1989; Hinton & Salakhutdinov, "Reducing the
 dimensionality of data with neural networks", 2006.
 """
-import time
 
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, functional as F, nn, optim, plots, run
+from tinygen import data, nn, optim, plots, run
 
 
 class AutoEncoder(nn.Module):
@@ -92,7 +91,7 @@ def projector_gap(w, u):
 
 def main(argv=None):
     job = run.Job("autoencoder", __doc__, argv, data=data.IMAGES, steps=3000, batch=128, lr=3e-3,
-                  flags={"--code": dict(type=int, default=30, help="numbers per image")})
+                  flags={"--code": dict(type=run.number(int, 1), default=30, help="numbers per image")})
     args = job.args
     if not 1 <= args.code < 784:
         raise tg.TinygenError(f"--code must be at least 1 and less than the 784 pixels, not {args.code}.")
@@ -105,7 +104,6 @@ def main(argv=None):
     optimizer = optim.Adam(deep.parameters() + deep2.parameters() + linear.parameters(), lr=args.lr)
     schedule = optim.CosineLR(optimizer, args.steps)
     batches = data.Batches(len(train), args.batch, args.seed)
-    start = time.perf_counter()
     for step in job.train(deep=deep, deep2=deep2, linear=linear, optimizer=optimizer, schedule=schedule):
         x = train[batches[step]]                                    # (B, 784)
         errors = [squared_error(model, x) for model in (deep, deep2, linear)]
@@ -114,13 +112,12 @@ def main(argv=None):
         optimizer.step()
         schedule.step()
         job.log(deep=errors[0], deep2=errors[1], linear=errors[2])
-    seconds = time.perf_counter() - start
 
     mean, eigenvalues, u = pca(train)
     numbers = compare(deep, deep2, linear, train, test, mean, eigenvalues, u[:, :args.code])
     numbers["pca2_error"] = ((project(test, mean, u[:, :2]) - test.numpy())**2).sum(axis=1).mean()
     pictures(job, deep, deep2, test, labels, mean, u, numbers)
-    job.finish(**numbers, seconds=seconds)
+    job.finish(**numbers)
 
 
 @tg.no_grad()

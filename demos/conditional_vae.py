@@ -25,8 +25,6 @@ between training and test images, below which nobody can come. And seconds of tr
 Sohn et al., "Learning structured output representation using deep conditional generative models", 2015; Kingma et al.,
 "Semi-supervised learning with deep generative models", 2014.
 """
-import time
-
 import numpy as np
 
 import tinygen as tg
@@ -88,7 +86,6 @@ def main(argv=None):
     optimizer = optim.Adam(cvae.parameters(), lr=args.lr)
     schedule = optim.CosineLR(optimizer, args.steps)
     batches = data.Batches(len(x), args.batch, args.seed)
-    start = time.perf_counter()
     for step in job.train(cvae=cvae, optimizer=optimizer, schedule=schedule):
         batch = batches[step]
         reconstruction, kl = conditional_vae_loss(cvae, x[batch], y[batch], tg.randn(len(batch), LATENT))
@@ -98,15 +95,13 @@ def main(argv=None):
         optimizer.step()
         schedule.step()
         job.log(reconstruction=reconstruction, kl=kl)
-    seconds = time.perf_counter() - start
 
     test_x, test_y = test_images.flatten(1), F.one_hot(test_labels, 10)
     test_reconstruction, test_kl = evaluate(cvae, test_x, test_y)
     pictures(job, cvae, test_x, test_y)
     judge = metrics.train_classifier(images, labels, steps=100 if args.quick else 3000)
     numbers = judged(judge, sample(cvae, test_y), x, test_x, test_labels)
-    job.finish(test_loss=test_reconstruction + test_kl, test_reconstruction=test_reconstruction, test_kl=test_kl, **numbers,
-               seconds=seconds)
+    job.finish(test_loss=test_reconstruction + test_kl, test_reconstruction=test_reconstruction, test_kl=test_kl, **numbers)
 
 
 def judged(judge, samples, train, test, labels):

@@ -43,10 +43,10 @@ WINDOW = (-3.2, 3.2), (-3.2, 3.2)
 
 def main(argv=None):
     job = run.Job("ddim", __doc__, argv, data=tuple(data.TOYS), exact=True, lr=4e-3, steps=5000, batch=512, flags={
-        "--T": dict(type=int, default=200, help="noise levels (default: %(default)s)"),
-        "--sample-steps": dict(type=int, default=10, help="few steps of a sampler (default: %(default)s)"),
+        "--T": dict(type=run.number(int, 1), default=200, help="noise levels (default: %(default)s)"),
+        "--sample-steps": dict(type=run.number(int, 1), default=10, help="few steps of a sampler (default: %(default)s)"),
         "--sigma": dict(choices=("posterior", "beta"), default="posterior", help="the noise of DDPM"),
-        "--eta": dict(type=float, default=0.0, help="the noise of DDIM, between 0 and 1")})
+        "--eta": dict(type=run.number(float, 0), default=0.0, help="the noise of DDIM, between 0 and 1")})
     args = job.args
     if not 1 <= args.sample_steps <= args.T or not 0 <= args.eta <= 1:
         raise tg.TinygenError("Sampling takes 1 to T steps and an eta in 0..1: change --sample-steps, --T or --eta.")

@@ -146,7 +146,7 @@ def exact_eps(x, t, diffusion, data):
 def main(argv=None):
     job = run.Job("ddpm", __doc__, argv, data=(*data.TOYS, *data.IMAGES), exact=True, lr={"toys": 4e-3, "images": 1e-3},
                   steps={"toys": 8000, "images": 4000}, batch={"toys": 512, "images": 128}, flags={
-                      "--T": dict(type=int, default=200), "--schedule": dict(choices=("linear", "cosine"), default="linear"),
+                      "--T": dict(type=run.number(int, 1), default=200), "--schedule": dict(choices=("linear", "cosine"), default="linear"),
                       "--predict": dict(choices=("eps", "x0", "v"), help="what is learned (default: eps; x0 for images)")})
     args, toys = job.args, job.args.kind == "toys"
     x = data.toy(args.data, 50_000, standardize=True) if toys else 2 * data.images(

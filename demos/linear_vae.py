@@ -40,7 +40,6 @@ lambda_j > 1.1 tau (just above tau, hardly anything pulls a dimension on). And s
 Tipping & Bishop, "Probabilistic principal component analysis", 1999; Lucas et al., "Don't blame the ELBO! A linear VAE
 perspective on posterior collapse", 2019; Cover & Thomas, "Elements of information theory", section 10.3.
 """
-import time
 
 import numpy as np
 
@@ -99,7 +98,7 @@ def small_images(args):
 
 def main(argv=None):
     job = run.Job("linear_vae", __doc__, argv, data=data.IMAGES, steps=15_000, batch=128, lr=1e-2,
-                  flags={"--latent": dict(type=int, default=16, help="latent dimensions")})
+                  flags={"--latent": dict(type=run.number(int, 1), default=16, help="latent dimensions")})
     args = job.args
     if not 1 <= args.latent < 196:
         raise tg.TinygenError(f"--latent must be at least 1 and less than the 196 pixels, not {args.latent}.")
@@ -115,7 +114,6 @@ def main(argv=None):
     optimizer = optim.Adam(vae.parameters(), lr=args.lr)
     schedule = optim.CosineLR(optimizer, args.steps)
     batches = data.Batches(len(x), args.batch, args.seed)
-    start = time.perf_counter()
     for step in job.train(vae=vae, optimizer=optimizer, schedule=schedule):
         batch = x[batches[step]]                                    # (B, D)
         distortion, rate = distortion_and_rate(vae, batch, tg.randn(len(betas), len(batch), args.latent))
@@ -125,14 +123,13 @@ def main(argv=None):
         optimizer.step()
         schedule.step()
         job.log(loss=losses[0])
-    seconds = time.perf_counter() - start
 
     v, w, logvar = [p.numpy().astype(np.float64) for p in (vae.v, vae.w, vae.logvar[:, 0])]
     trained = [exact_means(v[m], w[m], logvar[m], covariance) for m in range(len(betas))]
     learned_s2 = np.exp(vae.log_s2.item())
     numbers = compare(trained, eigenvalues, betas, learned_s2, fixed_s2)
     pictures(job, trained, w[0], eigenvalues, u, betas, learned_s2, fixed_s2, numbers)
-    job.finish(**numbers, seconds=seconds)
+    job.finish(**numbers)
 
 
 def compare(trained, eigenvalues, betas, learned_s2, fixed_s2):

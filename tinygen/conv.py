@@ -17,7 +17,7 @@ from .backend import TinygenError, xp
 from .tensor import primitive
 
 
-def _pair(n):
+def pair(n):
     return tuple(n) if isinstance(n, (tuple, list)) else (n, n)
 
 
@@ -59,7 +59,7 @@ def _image(columns, shape, kernel, out, stride, padding):
 
 def _geometry(x_shape, kernel, stride, padding):
     """(stride, padding, output size), after asking whether they make sense together."""
-    stride, padding = _pair(stride), _pair(padding)
+    stride, padding = pair(stride), pair(padding)
     out = tuple(output_size(*sizes) for sizes in zip(x_shape[2:], kernel, stride, padding))
     if min(stride) < 1 or min(padding) < 0 or min(out) < 1:
         raise TinygenError(f"A {kernel[0]}x{kernel[1]} kernel with stride {stride} and padding {padding} does not fit on images of "
@@ -106,7 +106,7 @@ def transposed(x, w, *, stride=1, padding=0, output_padding=0):
     y[n, c, a s + i - p, b s + j - p] = sum over all o, a, b, i, j that give this place of x[n, o, a, b] w[o, c, i, j]
     """
     _channels("conv_transpose2d", x, w, 0)
-    (stride, padding, rest), kernel = map(_pair, (stride, padding, output_padding)), w.shape[2:]
+    (stride, padding, rest), kernel = map(pair, (stride, padding, output_padding)), w.shape[2:]
     size = tuple((n - 1) * s - 2 * p + k + o for n, s, p, k, o in zip(x.shape[2:], stride, padding, kernel, rest))
     if min(size) < 1 or any(not 0 <= o < s for o, s in zip(rest, stride)):
         raise TinygenError(f"conv_transpose2d of images {x.shape[2]}x{x.shape[3]} with a {kernel[0]}x{kernel[1]} kernel, stride {stride}, "
@@ -142,6 +142,6 @@ def correlate(x, h, *, kernel, stride=1, padding=0):
 
 def _back_to_image(g, w, shape, stride, padding):
     """The image gradient of a convolution: as large as the image was, also where the stride left its last rows out."""
-    stride, padding = _pair(stride), _pair(padding)
+    stride, padding = pair(stride), pair(padding)
     rest = tuple(n - ((m - 1) * s - 2 * p + k) for n, m, s, p, k in zip(shape[2:], g.shape[2:], stride, padding, w.shape[2:]))
     return transposed(g, w, stride=stride, padding=padding, output_padding=rest)

@@ -10,7 +10,7 @@ import math
 
 from . import backend
 from .backend import TinygenError, xp
-from .conv import _pair, convolve, transposed
+from .conv import convolve, transposed
 from .ops import (_kept, abs, broadcast_to, clip, erf, exp, getitem, log, matmul, maximum, mean, minimum, mT, pad, permute, primitive, sigmoid,
                   sqrt, sum, tanh, var, where)
 from .tensor import Tensor

@@ -6,6 +6,7 @@ import numpy as np
 
 from . import backend, functional as F
 from .backend import TinygenError, xp
+from .conv import pair
 from .ops import concatenate, cos, exp, sin
 from .tensor import Tensor
 
@@ -339,7 +340,7 @@ class Conv2d(Module):
     """Images (N, in, H, W) -> (N, out, OH, OW);   weight (out, in, kh, kw), bias (out,), both from U(-1, 1)/sqrt(in kh kw)"""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True):
-        kernel = F._pair(kernel_size)
+        kernel = pair(kernel_size)
         self.stride, self.padding, bound = stride, padding, (in_channels * math.prod(kernel))**-0.5
         self.weight = _uniform((out_channels, in_channels) + kernel, bound)
         self.bias = _uniform((out_channels,), bound) if bias else None
@@ -356,7 +357,7 @@ class ConvTranspose2d(Module):
     """The adjoint of Conv2d, which makes images larger;   weight (in, out, kh, kw), bias (out,), from U(-1, 1)/sqrt(out kh kw)"""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, bias=True):
-        kernel = F._pair(kernel_size)
+        kernel = pair(kernel_size)
         self.stride, self.padding, self.output_padding = stride, padding, output_padding
         bound = (out_channels * math.prod(kernel))**-0.5
         self.weight = _uniform((in_channels, out_channels) + kernel, bound)

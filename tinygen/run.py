@@ -221,28 +221,31 @@ class Job:
         return metrics
 
 
+def number(kind, least):
+    """The type of a flag that wants an int or a float of at least `least`."""
+    import argparse
+
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not value >= least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number of at least {least}")
+        return value
+    return read
+
+
 def _parse(name, doc, argv, data, exact, flags):
     import argparse
 
-    def number(kind, least, what):
-        def read(text):
-            try:
-                value = kind(text)
-            except ValueError:
-                value = None
-            if value is None or not value >= least:
-                raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-            return value
-        return read
-
     parser = argparse.ArgumentParser(prog=f"python demos/{name}.py", description=doc, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    whole = "a whole number of at least"
     parser.add_argument("--backend", choices=list(backend.LIBRARIES), default=backend.name(), help="where to compute")
-    parser.add_argument("--seed", type=number(int, 0, f"{whole} 0"), default=0, help="of all random numbers")
-    parser.add_argument("--steps", type=number(int, 1, f"{whole} 1"), help="training steps")
-    parser.add_argument("--batch", type=number(int, 1, f"{whole} 1"), help="samples per step")
-    parser.add_argument("--lr", type=number(float, 0.0, "a number of at least 0"), help="learning rate")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="of all random numbers")
+    parser.add_argument("--steps", type=number(int, 1), help="training steps")
+    parser.add_argument("--batch", type=number(int, 1), help="samples per step")
+    parser.add_argument("--lr", type=number(float, 0), help="learning rate")
     parser.add_argument("--data", choices=data, default=data[0], help="data set (default: %(default)s)")
     parser.add_argument("--data-dir", help="folder with the files of mnist or fashion_mnist (default: $TINYGEN_DATA, else download)")
     parser.add_argument("--out", help=f"output folder (default: out/{name})")
