@@ -56,14 +56,6 @@ class Family:
         """-ln p(x) per point, where there is a density; for most explicit models it is what they are trained by."""
         return self.loss(x).item() if self.density.startswith("explicit") else None
 
-    def state_dict(self):
-        return {"model": self.model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
-
-    def load_state_dict(self, state):
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
-
 
 def descend(optimizer, loss):
     optimizer.zero_grad()
@@ -178,7 +170,8 @@ def main(argv=None):
     x = data.toy(job.args.data, 50_000, standardize=True)           # (N, 2)
     families = {name: family(x) for name, family in FAMILIES.items()}
     batches, seconds = data.Batches(len(x), job.args.batch, job.args.seed), dict.fromkeys(families, 0.0)
-    for step in job.train(**families):
+    parts = {f"{name} {i}": part for name, family in families.items() for i, part in enumerate([family.model, *family.optimizers])}
+    for step in job.train(**parts):
         for name, family in families.items():
             for optimizer, rate in zip(family.optimizers, family.rates):    # half a cosine for all; --lr scales them all
                 optimizer.lr = rate * job.args.lr * 0.5 * (1 + math.cos(math.pi * step / job.args.steps))
@@ -200,8 +193,7 @@ def main(argv=None):
         size = sum(p.size for p in family.model.parameters())
         numbers |= {f"{name}_ratio": ratio, f"{name}_seconds": seconds[name], f"{name}_parameters": size}
         nll = family.nll(fresh[0][:2000])
-        numbers |= {} if nll is None else {f"{name}_nll": nll}
-        nats = "" if nll is None else f", {nll:.2f} nats"
+        numbers, nats = (numbers, "") if nll is None else (numbers | {f"{name}_nll": nll}, f", {nll:.2f} nats")
         plots.scatter(plots.plane(ax, window, family.title), samples, plots.MODEL, size=1)
         ax.set_xlabel(f"{family.density}{nats}\ndistance {ratio:.1f} x floor\n{seconds[name]:.0f} s, {size:,} parameters\n"
                       f"{family.steps} step{'s' * (family.steps > 1)} to sample", fontsize=8)
