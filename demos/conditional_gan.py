@@ -37,7 +37,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """One score for each class, "is this a real 0?", "a real 1?", ...; the label picks the one that counts."""
+    """One score for each class, "is this a real 0?", "a real 1?", ...; the label picks the one that counts.
+
+    Ten more inputs beside 784 pixels would hardly be heard, and G would learn to ignore the label.
+    """
 
     def __init__(self, pixels=784, hidden=256, classes=10):
         self.net = nn.Sequential(nn.Linear(pixels, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden),

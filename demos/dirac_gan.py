@@ -18,7 +18,6 @@ the same in more dimensions; the losses and the penalty here are those of gan.py
 
     python demos/dirac_gan.py --compare     trains it with each of its losses, and without R1: one table
 
-
 Look at: phase.png (theta and psi over training on the arrows of (3); start: dot, solution: cross); phase.gif (the same in
 motion: the sample theta overshoots the datum 0 again and again).
 

@@ -12,12 +12,15 @@ and the variants of --loss: minimax is (2); in non_saturating G maximises E ln D
 sure; least_squares, hinge and wgan_gp replace the logarithms. In practice (2) alone is very unstable: see dirac_gan.py
 for the reason, and for why the penalty R1 (on the slope of D at the data) cures it. See also
 
-    python demos/gan.py --r1 0              the plain objective: G sits on one mode and hops to another
-    python demos/gan.py --exact             D beside D*, and the loss of D beside that of D*, ln 4 - 2 JSD
-    python demos/dirac_gan.py --compare     all five losses, and the plain objective, in one table
+    python demos/gan.py --r1 0 --steps 3000     the plain objective: G hops from mode to mode, and stays on one
+    python demos/gan.py --exact                 D beside D*, and the loss of D beside that of D*, ln 4 - 2 JSD
+    python demos/dirac_gan.py --compare         all five losses, and the plain objective, in one table
+    python demos/gan.py --data twenty_five_gaussians --r1 0.3     25 modes (four times as wide, so R1 counts for less)
 
-Look at: samples.png (right: one mode, enlarged: inside it G is a poor copy, for D does not see so sharply); training.gif (D blue where it believes, red where it does not; the samples climb to the blue, and D changes its mind); loss.png (dashed: the values 2 ln 2 and -ln 2 of a perfect G,
-for which D can only guess; with --exact D*, which always pays less than D); and with --exact discriminator.png.
+Look at: samples.png (right: one mode, enlarged: inside it G copies the data poorly, for D does not see so sharply);
+training.gif (D blue where it believes, red where it does not; the samples climb to the blue, and D changes its mind);
+loss.png (dashed: the values 2 ln 2 and -ln 2 of a perfect G, for which D can only guess; with --exact also that of D*,
+which always pays less than D); and with --exact discriminator.png.
 
 Numbers in metrics.json, for 10,000 samples: modes found; high_quality, the part within 3 standard deviations of a mode
 (at best 1 - e^(-9/2) = 98.89 %); reverse_kl, how unevenly these share the modes, 0 to ln K; noise_floor_modes,
