@@ -176,9 +176,9 @@ def measure_in_the_plane(job, u, x, path):
     job.picture(fig, "loss.png")
 
     count = 500 if job.args.quick else 10_000
-    fresh = [data.toy(job.args.data, count, standardize=True) for _ in range(10)]
+    fresh = [data.toy(job.args.data, count, standardize=True) for _ in range(3 if job.args.quick else 10)]
     floor = np.median([metrics.sliced_w2(a, b) for a in fresh for b in fresh if a is not b])
-    samples = [euler(u, tg.randn(count, 2), 100)[-1] for _ in range(5)]
+    samples = [euler(u, tg.randn(count, 2), 100)[-1] for _ in range(1 if job.args.quick else 5)]
     distance = np.median([metrics.sliced_w2(a, b) for a in samples for b in fresh])
     return dict(sliced_w2=distance, noise_floor=floor, ratio=distance / floor, **gap)
 

@@ -189,5 +189,5 @@ def test_exact_and_ot_do_not_go_together(tmp_path):
 
 
 def test_exact_and_ot_run(tmp_path):
-    flow_matching.main(["--exact", "--quick", "--out", str(tmp_path)])
-    flow_matching.main(["--coupling", "ot", "--quick", "--data", "eight_gaussians", "--out", str(tmp_path)])
+    flow_matching.main(["--exact", "--quick", "--steps", "3", "--out", str(tmp_path)])
+    flow_matching.main(["--coupling", "ot", "--quick", "--steps", "3", "--data", "eight_gaussians", "--out", str(tmp_path)])
