@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 # Interrupted runs -----------------------------------------------------------------------------------------------------
 
-FLAGS = ("--quick", "--steps", "1500", "--batch", "64", "--data", "eight_gaussians", "--seed", "3")
+FLAGS = ("--quick", "--steps", "600", "--batch", "64", "--data", "eight_gaussians", "--seed", "3")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, whole, how, code):
     returned, output = start_and_stop(tmp_path, how)
     assert returned == code
     step = tg.load(tmp_path / "checkpoint.npz")["step"]
-    assert 0 < step < 1500 and not [f for f in os.listdir(tmp_path) if f == "metrics.json"]
+    assert 0 < step < 600 and not [f for f in os.listdir(tmp_path) if f == "metrics.json"]
     assert ("--resume" in output) == (how == signal.SIGINT)
     result = demo(*FLAGS, "--out", str(tmp_path), "--resume")
     assert result.returncode == 0 and f"resumed at step {step}" in result.stdout, result.stderr
