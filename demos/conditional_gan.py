@@ -102,23 +102,12 @@ def main(argv=None):
         schedule_D.step(), schedule_G.step(), average.update()
         job.log(D=loss_D, G=loss_G)
 
-    numbers = judge(job, average.model, images, labels)
+    judge = metrics.Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir),
+                          steps=100 if args.quick else 3000)
+    asked = tg.arange(len(judge.real)).data % 10                        # (N,)   as many of each class
+    samples = (sample(average.model, asked) + 1) / 2                    # (N, 784) in [0, 1]
     pictures(job, average.model, x, labels)
-    job.finish(**numbers)
-
-
-def judge(job, G, images, labels):
-    """Does a classifier see in the samples what was asked for, and what it sees in images?"""
-    test, test_labels = data.images(job.args.data, train=False, folder=job.args.data_dir)
-    classifier = metrics.train_classifier(images, labels, steps=100 if job.args.quick else 3000)
-    count = min(len(test), 10_000)
-    asked = tg.arange(count).data % 10                                  # (N,)   as many of each class
-    fake = (sample(G, asked) + 1) / 2                                   # (N, 784) in [0, 1]
-    features = [metrics.in_blocks(classifier.features, x) for x in (fake, images[:count], test[:count])]
-    return dict(agreement=metrics.accuracy(metrics.in_blocks(classifier, fake), asked),
-                classifier_accuracy=metrics.accuracy(metrics.in_blocks(classifier, test), test_labels),
-                frechet=metrics.frechet_distance(features[0], features[2]),
-                noise_floor=metrics.frechet_distance(features[1], features[2]))
+    job.finish(**judge(samples, asked), **judge.data)
 
 
 @tg.no_grad()

@@ -206,6 +206,8 @@ def _namespace():
             names[name] = value
         elif callable(value):
             names[name] = _function(name, arguments[0].split(",") if arguments else [])
+    windows = lambda x, *args, **kwargs: _launch(np.lib.stride_tricks.sliding_window_view(x._array, *args, **kwargs), True, x)
+    names["lib"] = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(sliding_window_view=windows))
     names.update(ndarray=StrictArray, asarray=_asarray, array=_array, add=_Add(), newaxis=None)
     return types.SimpleNamespace(**names)
 

@@ -16,6 +16,13 @@ def _awake(attention):
     return attention
 
 
+def _conditioned(layer, n):
+    """A layer that wants a condition beside its input, with one condition for each of n samples."""
+    c, forward = tg.randn(n, layer.scale.weight.shape[1]), layer.forward
+    vars(layer)["forward"] = lambda x: forward(x, c)
+    return layer
+
+
 LAYERS = {  # every layer with parameters or settings -> an input
     "Linear": (lambda: nn.Linear(3, 4), (5, 3)),
     "Linear, no bias": (lambda: nn.Linear(3, 4, bias=False), (2, 5, 3)),
@@ -24,6 +31,7 @@ LAYERS = {  # every layer with parameters or settings -> an input
     "BatchNorm1d, length": (lambda: nn.BatchNorm1d(3), (5, 3, 2)),
     "BatchNorm1d, eval": (lambda: nn.BatchNorm1d(3).eval(), (5, 3)),
     "BatchNorm2d": (lambda: nn.BatchNorm2d(3), (4, 3, 2, 2)),
+    "ConditionalBatchNorm2d": (lambda: _conditioned(nn.ConditionalBatchNorm2d(3, 2), 4), (4, 3, 2, 2)),
     "LayerNorm": (lambda: nn.LayerNorm((3, 2)), (5, 3, 2)),
     "GroupNorm": (lambda: nn.GroupNorm(2, 4), (3, 4, 2)),
     "Conv2d": (lambda: nn.Conv2d(2, 3, 3, stride=2, padding=1), (2, 2, 5, 4)),
@@ -204,3 +212,15 @@ def test_sinusoidal_embedding_by_its_formula(library):
         np.testing.assert_allclose(nn.SinusoidalEmbedding(8)(tg.Tensor(t)).numpy(), expected, atol=1e-12)
     with pytest.raises(tg.TinygenError, match="even, not 7"):
         nn.SinusoidalEmbedding(7)
+
+
+def test_conditional_batch_norm_scales_each_sample_by_its_condition(library):
+    layer, c = nn.ConditionalBatchNorm2d(3, 2), tg.Tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    x = tg.randn(3, 3, 4, 4)
+    y, normal = layer(x, c), nn.BatchNorm2d(3)(x)
+    for i in range(3):
+        for channel in range(3):
+            scale = 1 + layer.scale.bias.data[channel] + (layer.scale.weight.data[channel] * c.data[i]).sum()
+            shift = layer.shift.bias.data[channel] + (layer.shift.weight.data[channel] * c.data[i]).sum()
+            np.testing.assert_allclose(y[i, channel].numpy(), backend.to_numpy(normal[i, channel].data * scale + shift), atol=1e-5)
+    assert "norm.running_mean" in layer.state_dict() and "norm.weight" not in layer.state_dict()

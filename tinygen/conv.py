@@ -6,9 +6,9 @@ the other two, which is why a gradient through a gradient (WGAN-GP) needs nothin
 
     <g, convolve(x, w)>  =  <transposed(g, w), x>  =  <correlate(x, g), w>
 
-All three are matrix products with the columns of the image: the kh x kw patches that the kernel looks at, one patch a
-column (im2col). The columns are built for a few images at a time and thrown away, so they stay in the cache and cost
-no memory worth mentioning.
+All three are matrix products with the patches of the image: what the kernel looks at, kh x kw pixels of C channels, in one
+row for each place (im2col). The rows are built for a few images at a time and thrown away, so they stay in the cache
+and cost no memory worth mentioning.
 
 Images are (N, C, H, W); kernels (out, in, kh, kw), and (in, out, kh, kw) for the transposed convolution.
 """
@@ -26,35 +26,35 @@ def output_size(size, kernel, stride, padding):
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def _places(kernel, out, stride):
-    """For each offset (i, j) within the kernel: the slice of the padded image that it sees, one pixel per position."""
+def _patches(x, kernel, out, stride, padding):
+    """The patches of x (n, C, H, W), one a row: (n OH OW, kh kw C)."""
+    (n, c, h, w), (ph, pw) = x.shape, padding
+    padded = xp.zeros((n, h + 2 * ph, w + 2 * pw, c), dtype=x.dtype)               # channels last: a row of a patch is one
+    padded[:, ph:ph + h, pw:pw + w] = x.transpose(0, 2, 3, 1)                      # stretch of memory, copied in one go
+    patches = xp.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))[:, ::stride[0], ::stride[1]]
+    return patches.transpose(0, 1, 2, 4, 5, 3).reshape(n * out[0] * out[1], -1)    # (n, OH, OW, kh, kw, C), copied here
+
+
+def _image(patches, shape, kernel, out, stride, padding):
+    """The adjoint of _patches: every pixel is the sum over the patches it was part of."""
+    (n, c, h, w), (ph, pw) = shape, padding
+    patches = patches.reshape((n,) + out + kernel + (c,))
+    x = xp.zeros((n, h + 2 * ph, w + 2 * pw, c), dtype=patches.dtype)
     for i in range(kernel[0]):
         for j in range(kernel[1]):
-            rows = slice(i, i + stride[0] * (out[0] - 1) + 1, stride[0])
-            yield i, j, (slice(None), slice(None), rows, slice(j, j + stride[1] * (out[1] - 1) + 1, stride[1]))
+            rows, columns = (slice(o, o + s * (m - 1) + 1, s) for o, s, m in zip((i, j), stride, out))
+            x[:, rows, columns] += patches[:, :, :, i, j]                          # patches overlap: add, do not assign
+    return x[:, ph:ph + h, pw:pw + w].transpose(0, 3, 1, 2)
 
 
-def _columns(x, kernel, out, stride, padding):
-    """The patches of x (n, C, H, W) as columns (n, C kh kw, OH OW)."""
-    (n, c, h, w), (ph, pw) = x.shape, padding
-    if ph or pw:
-        padded = xp.zeros((n, c, h + 2 * ph, w + 2 * pw), dtype=x.dtype)
-        padded[:, :, ph:ph + h, pw:pw + w] = x
-        x = padded
-    columns = xp.empty((n, c) + kernel + out, dtype=x.dtype)                       # (n, C, kh, kw, OH, OW)
-    for i, j, seen in _places(kernel, out, stride):
-        columns[:, :, i, j] = x[seen]
-    return columns.reshape(n, c * kernel[0] * kernel[1], out[0] * out[1])
+def _matrix(w):
+    """A kernel (out, in, kh, kw) as the matrix (kh kw in, out) that patches are multiplied with."""
+    return w.transpose(2, 3, 1, 0).reshape(-1, len(w))
 
 
-def _image(columns, shape, kernel, out, stride, padding):
-    """The adjoint of _columns: every pixel is the sum over the patches it was part of."""
-    (n, c, h, w), (ph, pw) = shape, padding
-    columns = columns.reshape((n, c) + kernel + out)
-    x = xp.zeros((n, c, h + 2 * ph, w + 2 * pw), dtype=columns.dtype)
-    for i, j, seen in _places(kernel, out, stride):
-        x[seen] += columns[:, :, i, j]                                             # patches overlap: add, do not assign
-    return x[:, :, ph:ph + h, pw:pw + w]
+def _pixels(x):
+    """Images (n, C, H, W) as a matrix (n H W, C)."""
+    return x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _geometry(x_shape, kernel, stride, padding):
@@ -87,11 +87,12 @@ def convolve(x, w, *, stride=1, padding=0):
     y[n, o, a, b] = sum over c, i, j of x[n, c, a s + i - p, b s + j - p] w[o, c, i, j]   with stride s and padding p
     """
     _channels("conv2d", x, w, 1)
-    kernel, matrix = w.shape[2:], w.reshape(len(w), -1)                            # (O, C kh kw)
+    kernel, matrix = w.shape[2:], _matrix(w)                                       # (kh kw C, O)
     stride, padding, out = _geometry(x.shape, kernel, stride, padding)
     y = xp.empty((len(x), len(w)) + out, dtype=x.dtype)
-    for part in backend.pieces(len(x), size=matrix.shape[1] * out[0] * out[1]):
-        y[part] = (matrix @ _columns(x[part], kernel, out, stride, padding)).reshape((-1, len(w)) + out)
+    for part in backend.pieces(len(x), size=len(matrix) * out[0] * out[1]):
+        pixels = _patches(x[part], kernel, out, stride, padding) @ matrix          # (n OH OW, O)
+        y[part] = pixels.reshape((-1,) + out + (len(w),)).transpose(0, 3, 1, 2)
     return y
 
 
@@ -112,11 +113,14 @@ def transposed(x, w, *, stride=1, padding=0, output_padding=0):
         raise TinygenError(f"conv_transpose2d of images {x.shape[2]}x{x.shape[3]} with a {kernel[0]}x{kernel[1]} kernel, stride {stride}, "
                            f"padding {padding} and output_padding {rest} is impossible: output_padding must be below the stride, "
                            f"and the result of size {size} at least 1x1.")
-    matrix = w.reshape(len(w), -1)                                                 # (O, C kh kw)
+    if stride == (1, 1) and all(p < k for p, k in zip(padding, kernel)):           # a convolution with the kernel turned round
+        turned = w[:, :, ::-1, ::-1].swapaxes(0, 1)                                # (C, O, kh, kw)
+        return convolve(x, turned, padding=tuple(k - 1 - p for k, p in zip(kernel, padding)))
+    matrix = _matrix(w)                                                            # (kh kw C, O)
     y = xp.empty((len(x), w.shape[1]) + size, dtype=x.dtype)
-    for part in backend.pieces(len(x), size=matrix.shape[1] * x.shape[2] * x.shape[3]):
-        columns = matrix.T @ x[part].reshape(-1, len(w), x.shape[2] * x.shape[3])  # (n, C kh kw, H W)
-        y[part] = _image(columns, (len(columns),) + y.shape[1:], kernel, x.shape[2:], stride, padding)
+    for part in backend.pieces(len(x), size=len(matrix) * x.shape[2] * x.shape[3]):
+        patches = _pixels(x[part]) @ matrix.T                                      # (n H W, kh kw C)
+        y[part] = _image(patches, y[part].shape, kernel, x.shape[2:], stride, padding)
     return y
 
 
@@ -133,11 +137,10 @@ def correlate(x, h, *, kernel, stride=1, padding=0):
     stride, padding, out = _geometry(x.shape, kernel, stride, padding)
     if h.shape[2:] != out:
         raise TinygenError(f"correlate wants one h for each place of the kernel, {out}, but h has shape {h.shape}.")
-    y = xp.zeros((h.shape[1], x.shape[1] * kernel[0] * kernel[1]), dtype=x.dtype)
+    y = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), dtype=x.dtype)
     for part in backend.pieces(len(x), size=y.shape[1] * out[0] * out[1]):
-        columns = _columns(x[part], kernel, out, stride, padding)                  # (n, C kh kw, OH OW)
-        y += (h[part].reshape(len(columns), -1, out[0] * out[1]) @ columns.swapaxes(1, 2)).sum(axis=0)
-    return y.reshape((h.shape[1], x.shape[1]) + kernel)
+        y += _pixels(h[part]).T @ _patches(x[part], kernel, out, stride, padding)  # (O, n OH OW) times (n OH OW, kh kw C)
+    return y.reshape((len(y),) + kernel + (-1,)).transpose(0, 3, 1, 2)             # (O, C, kh, kw)
 
 
 def _back_to_image(g, w, shape, stride, padding):

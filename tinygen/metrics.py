@@ -377,3 +377,30 @@ def in_blocks(f, x, block=1000):
     if len(x) == 0:
         raise TinygenError(f"in_blocks needs at least one row, x has shape {x.shape}.")
     return np.concatenate([backend.to_numpy(f(Tensor(x.data[i:i + block]))) for i in range(0, len(x), block)])
+
+
+class Judge:
+    """What a classifier, trained here on the training images, sees in samples: are they what was asked for, and how far from data?
+
+    images, labels             to train on, pixels in [0, 1]; see train_classifier
+    test, test_labels          to compare with
+
+    judge(samples, asked)      {"agreement": part of samples given the label they were asked for, "frechet": Frechet distance
+                               of samples to as many test images in the classifier's features}; without asked no agreement
+    judge.data                 {"classifier_accuracy": the ceiling of agreement, "noise_floor": that of frechet, the distance
+                               of training images to test images}
+
+    Frechet distances in other features (Inception) do not compare; nor do those of different numbers of samples.
+    """
+
+    def __init__(self, images, labels, test, test_labels, steps=3000):
+        self.classifier = train_classifier(images, labels, steps)
+        self.real = in_blocks(self.classifier.features, test)                     # (N, 128)
+        fresh = in_blocks(self.classifier.features, images[:len(self.real)])
+        self.data = dict(classifier_accuracy=accuracy(in_blocks(self.classifier, test), test_labels),
+                         noise_floor=frechet_distance(fresh, self.real))
+
+    def __call__(self, samples, asked=None):
+        distance = frechet_distance(in_blocks(self.classifier.features, samples), self.real[:len(samples)])
+        return dict(frechet=distance) if asked is None else dict(
+            agreement=accuracy(in_blocks(self.classifier, samples), asked), frechet=distance)

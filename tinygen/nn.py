@@ -315,15 +315,15 @@ class BatchNorm1d(Module):
     """
     axes = (2, 3)  # (N, C) or (N, C, L)
 
-    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True):
         self.eps, self.momentum = eps, momentum
-        self.weight, self.bias = Parameter(xp.ones(num_features)), Parameter(xp.zeros(num_features))
+        self.weight, self.bias = (Parameter(xp.ones(num_features)), Parameter(xp.zeros(num_features))) if affine else (None, None)
         self.running_mean, self.running_var = Buffer(xp.zeros(num_features)), Buffer(xp.ones(num_features))
         self.num_batches_tracked = Buffer(xp.asarray(0))
 
     def forward(self, x):
-        if x.ndim not in self.axes or x.shape[1] != self.weight.shape[0]:
-            raise TinygenError(f"{type(self).__name__} over {self.weight.shape[0]} channels cannot take x of shape {x.shape}: "
+        if x.ndim not in self.axes or x.shape[1] != self.running_mean.shape[0]:
+            raise TinygenError(f"{type(self).__name__} over {self.running_mean.shape[0]} channels cannot take x of shape {x.shape}: "
                                f"axis 1 holds the channels, and there are {' or '.join(map(str, self.axes))} axes.")
         if self.training:
             self.num_batches_tracked.data += 1
@@ -334,6 +334,21 @@ class BatchNorm1d(Module):
 class BatchNorm2d(BatchNorm1d):
     """BatchNorm for images (N, C, H, W)."""
     axes = (4,)
+
+
+class ConditionalBatchNorm2d(Module):
+    """BatchNorm whose scale and shift depend on a condition, such as the class (de Vries et al. 2017, BigGAN).
+
+    forward(x, c), images x (N, C, H, W) and conditions c (N, num_conditions):   y = (1 + A c) standardised x + B c
+    """
+
+    def __init__(self, num_features, num_conditions, eps=1e-5, momentum=0.1):
+        self.norm = BatchNorm2d(num_features, eps, momentum, affine=False)
+        self.scale, self.shift = Linear(num_conditions, num_features), Linear(num_conditions, num_features)
+
+    def forward(self, x, c):
+        scale, shift = (layer(c).reshape(x.shape[:2] + (1, 1)) for layer in (self.scale, self.shift))       # (N, C, 1, 1)
+        return self.norm(x) * (1 + scale) + shift
 
 
 class Conv2d(Module):

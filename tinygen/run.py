@@ -74,6 +74,7 @@ def load(path):
 
 # The demo runner ------------------------------------------------------------------------------------------------------
 
+SHEETS = 8        # pictures of samples that a run draws on its way, where it has such a picture
 CHECKPOINTS = 20  # checkpoints, and lines of the log where the output is no terminal, per run
 
 
@@ -111,8 +112,10 @@ class Job:
 
     # Training ---------------------------------------------------------------------------------------------------------
 
-    def train(self, **parts):
+    def train(self, show=None, **parts):
         """Yield 0, 1, ..., steps - 1. parts (anything with state_dict) are saved on the way, and restored by --resume.
+
+        show   a function without arguments that draws a figure: SHEETS times a run it goes to samples_STEP.png
 
         Everything a step depends on is in the checkpoint: the parts, the random numbers, the step, the log. A run that
         was stopped at any moment and resumed ends with the very numbers of one that never stopped.
@@ -130,6 +133,8 @@ class Job:
                 yield step
                 done = step + 1
                 self.seconds = before + time.perf_counter() - start
+                if show and (done * SHEETS // steps > step * SHEETS // steps):
+                    self.picture(show(), f"samples_{done:0{len(str(steps))}d}.png")
                 if done % interval == 0 or done == steps or interrupted:
                     self._collect()
                     self._save(parts, done)
