@@ -12,6 +12,8 @@ and cost no memory worth mentioning.
 
 Images are (N, C, H, W); kernels (out, in, kh, kw), and (in, out, kh, kw) for the transposed convolution.
 """
+import itertools
+
 from . import backend
 from .backend import TinygenError, xp
 from .tensor import primitive
@@ -26,35 +28,28 @@ def output_size(size, kernel, stride, padding):
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def _patches(x, kernel, out, stride, padding):
-    """The patches of x (n, C, H, W), one a row: (n OH OW, kh kw C)."""
-    (n, c, h, w), (ph, pw) = x.shape, padding
-    padded = xp.zeros((n, h + 2 * ph, w + 2 * pw, c), dtype=x.dtype)               # channels last: a row of a patch is one
-    padded[:, ph:ph + h, pw:pw + w] = x.transpose(0, 2, 3, 1)                      # stretch of memory, copied in one go
-    patches = xp.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))[:, ::stride[0], ::stride[1]]
-    return patches.transpose(0, 1, 2, 4, 5, 3).reshape(n * out[0] * out[1], -1)    # (n, OH, OW, kh, kw, C), copied here
+def _patches(x, kernel, out, stride, start):
+    """What a kernel sees of images x (n, C, H, W) at each of `out` places, one place a row: (n OH OW, kh kw C).
+
+    start   the pixel (row, column) where the first patch begins; it may lie outside the image, where all is 0
+    """
+    size = [(o - 1) * s + k for o, s, k in zip(out, stride, kernel)]
+    seen = xp.zeros((len(x), *size, x.shape[1]), dtype=x.dtype)                    # channels last: a row of a patch is one
+    (top, left), (bottom, right) = start, (min(a + m, n) for a, m, n in zip(start, size, x.shape[2:]))  # stretch of memory
+    image = x[:, :, max(top, 0):max(bottom, 0), max(left, 0):max(right, 0)].transpose(0, 2, 3, 1)
+    seen[:, max(-top, 0):, max(-left, 0):][:, :image.shape[1], :image.shape[2]] = image
+    patches = xp.lib.stride_tricks.sliding_window_view(seen, kernel, axis=(1, 2))[:, ::stride[0], ::stride[1]]
+    return patches.transpose(0, 1, 2, 4, 5, 3).reshape(len(x) * out[0] * out[1], -1)       # (n, OH, OW, kh, kw, C), copied here
 
 
-def _image(patches, shape, kernel, out, stride, padding):
-    """The adjoint of _patches: every pixel is the sum over the patches it was part of."""
-    (n, c, h, w), (ph, pw) = shape, padding
-    patches = patches.reshape((n,) + out + kernel + (c,))
-    x = xp.zeros((n, h + 2 * ph, w + 2 * pw, c), dtype=patches.dtype)
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            rows, columns = (slice(o, o + s * (m - 1) + 1, s) for o, s, m in zip((i, j), stride, out))
-            x[:, rows, columns] += patches[:, :, :, i, j]                          # patches overlap: add, do not assign
-    return x[:, ph:ph + h, pw:pw + w].transpose(0, 3, 1, 2)
-
-
-def _matrix(w):
-    """A kernel (out, in, kh, kw) as the matrix (kh kw in, out) that patches are multiplied with."""
-    return w.transpose(2, 3, 1, 0).reshape(-1, len(w))
-
-
-def _pixels(x):
-    """Images (n, C, H, W) as a matrix (n H W, C)."""
-    return x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
+def _products(x, w, out, stride, start):
+    """Each patch of x (N, C, H, W) times the kernel w (O, C, kh, kw): (N, O, OH, OW)"""
+    matrix = w.transpose(2, 3, 1, 0).reshape(-1, len(w))                           # (kh kw C, O)
+    y = xp.empty((len(x), len(w)) + out, dtype=x.dtype)
+    for part in backend.pieces(len(x), size=len(matrix) * out[0] * out[1]):
+        pixels = _patches(x[part], w.shape[2:], out, stride, start) @ matrix       # (n OH OW, O)
+        y[part] = pixels.reshape((-1,) + out + (len(w),)).transpose(0, 3, 1, 2)
+    return y
 
 
 def _geometry(x_shape, kernel, stride, padding):
@@ -87,13 +82,8 @@ def convolve(x, w, *, stride=1, padding=0):
     y[n, o, a, b] = sum over c, i, j of x[n, c, a s + i - p, b s + j - p] w[o, c, i, j]   with stride s and padding p
     """
     _channels("conv2d", x, w, 1)
-    kernel, matrix = w.shape[2:], _matrix(w)                                       # (kh kw C, O)
-    stride, padding, out = _geometry(x.shape, kernel, stride, padding)
-    y = xp.empty((len(x), len(w)) + out, dtype=x.dtype)
-    for part in backend.pieces(len(x), size=len(matrix) * out[0] * out[1]):
-        pixels = _patches(x[part], kernel, out, stride, padding) @ matrix          # (n OH OW, O)
-        y[part] = pixels.reshape((-1,) + out + (len(w),)).transpose(0, 3, 1, 2)
-    return y
+    stride, padding, out = _geometry(x.shape, w.shape[2:], stride, padding)
+    return _products(x, w, out, stride, (-padding[0], -padding[1]))
 
 
 @primitive(lambda g, y, x, w, *, stride=1, padding=0, output_padding=0: convolve(g, w, stride=stride, padding=padding),
@@ -113,14 +103,14 @@ def transposed(x, w, *, stride=1, padding=0, output_padding=0):
         raise TinygenError(f"conv_transpose2d of images {x.shape[2]}x{x.shape[3]} with a {kernel[0]}x{kernel[1]} kernel, stride {stride}, "
                            f"padding {padding} and output_padding {rest} is impossible: output_padding must be below the stride, "
                            f"and the result of size {size} at least 1x1.")
-    if stride == (1, 1) and all(p < k for p, k in zip(padding, kernel)):           # a convolution with the kernel turned round
-        turned = w[:, :, ::-1, ::-1].swapaxes(0, 1)                                # (C, O, kh, kw)
-        return convolve(x, turned, padding=tuple(k - 1 - p for k, p in zip(kernel, padding)))
-    matrix = _matrix(w)                                                            # (kh kw C, O)
-    y = xp.empty((len(x), w.shape[1]) + size, dtype=x.dtype)
-    for part in backend.pieces(len(x), size=len(matrix) * x.shape[2] * x.shape[3]):
-        patches = _pixels(x[part]) @ matrix.T                                      # (n H W, kh kw C)
-        y[part] = _image(patches, y[part].shape, kernel, x.shape[2:], stride, padding)
+    y = xp.zeros((len(x), w.shape[1]) + size, dtype=x.dtype)
+    for r, c in itertools.product(range(stride[0]), range(stride[1])):             # every stride-th pixel, from (r, c) on,
+        taps = [(i + p) % s for i, p, s in zip((r, c), padding, stride)]           # sees every stride-th tap of the kernel:
+        part = w[:, :, taps[0]::stride[0], taps[1]::stride[1]][:, :, ::-1, ::-1].swapaxes(0, 1)   # they are a convolution
+        place = y[:, :, r::stride[0], c::stride[1]]                                # with these taps turned round
+        start = [(i + p) // s - k + 1 for i, p, s, k in zip((r, c), padding, stride, part.shape[2:])]
+        if part.size and place.size:
+            place[...] = _products(x, part, place.shape[2:], (1, 1), start)
     return y
 
 
@@ -139,7 +129,8 @@ def correlate(x, h, *, kernel, stride=1, padding=0):
         raise TinygenError(f"correlate wants one h for each place of the kernel, {out}, but h has shape {h.shape}.")
     y = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), dtype=x.dtype)
     for part in backend.pieces(len(x), size=y.shape[1] * out[0] * out[1]):
-        y += _pixels(h[part]).T @ _patches(x[part], kernel, out, stride, padding)  # (O, n OH OW) times (n OH OW, kh kw C)
+        pixels = h[part].transpose(0, 2, 3, 1).reshape(-1, h.shape[1])             # (n OH OW, O)
+        y += pixels.T @ _patches(x[part], kernel, out, stride, (-padding[0], -padding[1]))
     return y.reshape((len(y),) + kernel + (-1,)).transpose(0, 3, 1, 2)             # (O, C, kh, kw)
 
 

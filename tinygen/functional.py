@@ -39,14 +39,16 @@ def relu(x):
 
 
 def leaky_relu_plain(x, negative_slope=0.01):
-    return where(x > 0, x, x * negative_slope)
+    return where(x > 0, x, x * negative_slope)  # where() takes 20 times as long as a product
 
 
 @fused(leaky_relu_plain,
-       lambda g, y, x, *, negative_slope=0.01: where(x > 0, g, g * negative_slope), elementwise=True)
+       lambda g, y, x, *, negative_slope=0.01: g * xp.maximum(x > 0, x.dtype.type(negative_slope)), elementwise=True)
 def leaky_relu(x, *, negative_slope=0.01):
-    """y = x where x > 0, else s x;   dx = g where x > 0, else s g   (s: negative_slope)"""
-    return xp.where(x > 0, x, x * negative_slope)
+    """y = x where x > 0, else s x;   dx = g where x > 0, else s g   (s: negative_slope, 0 to 1)"""
+    if not 0 <= negative_slope <= 1:
+        raise TinygenError(f"leaky_relu wants a negative_slope of 0 to 1, not {negative_slope}.")
+    return xp.maximum(x, x * negative_slope)
 
 
 def elu_plain(x, alpha=1.0):

@@ -147,7 +147,7 @@ def tanh(a):
 @elementwise(lambda g, y, a: g * (y * (1 - y)))
 def sigmoid(a):
     """y = 1 / (1 + e^-a);   da = g y (1 - y)"""
-    return xp.exp(xp.minimum(a, 0)) / (1 + xp.exp(-xp.abs(a)))  # never overflows, and keeps small y exact
+    return 1 / (1 + xp.exp(xp.minimum(-a, 88)))  # e^88 is the last that float32 can hold
 
 
 @elementwise(lambda g, y, a: g * (2 / xp.pi**0.5) * exp(-a * a))
