@@ -8,6 +8,7 @@ once and runs on both. This is the only file that knows there are two libraries.
     with tg.backend.precision("float64"): ...       # gradient checks want 16 digits, training wants 7
 """
 import contextlib
+import functools
 import json
 import math
 import os
@@ -98,10 +99,13 @@ def erf(x):
 
 
 def fuse(formula):
-    """Compile an element-wise formula into one GPU kernel where the backend can; on NumPy it stays as it is."""
+    """Compile an element-wise formula into one GPU kernel where the backend can; on NumPy, and on Tensors, it stays as it is."""
     compiled = {}
 
+    @functools.wraps(formula)
     def call(*args):
+        if not isinstance(args[0], xp.ndarray):
+            return formula(*args)
         if _active.name not in compiled:
             compiled[_active.name] = _active.fuse(formula)
         return compiled[_active.name](*args)

@@ -55,8 +55,12 @@ def elu_plain(x, alpha=1.0):
     return where(x > 0, x, alpha * (exp(minimum(x, 0)) - 1))
 
 
-@fused(elu_plain,
-       lambda g, y, x, *, alpha=1.0: where(x > 0, g, g * (y + alpha)), elementwise=True)
+def _elu_vjp(g, y, x, *, alpha=1.0):
+    positive = g * (x > 0)
+    return positive + (g - positive) * (y + alpha)
+
+
+@fused(elu_plain, _elu_vjp, elementwise=True)
 def elu(x, *, alpha=1.0):
     """y = x where x > 0, else a (e^x - 1);   dx = g where x > 0, else g (y + a)"""
     return xp.maximum(x, 0) + alpha * xp.expm1(xp.minimum(x, 0))
@@ -69,8 +73,14 @@ def selu_plain(x):
     return SELU_SCALE * elu_plain(x, SELU_ALPHA)
 
 
-@fused(selu_plain,
-       lambda g, y, x: g * where(x > 0, SELU_SCALE, y + SELU_SCALE * SELU_ALPHA), elementwise=True)
+@backend.fuse
+def _selu_vjp(g, y, x):
+    positive = g * (x > 0)
+    return SELU_SCALE * positive + (g - positive) * (y + SELU_SCALE * SELU_ALPHA)
+
+
+@fused(selu_plain, _selu_vjp, elementwise=True)
+@backend.fuse
 def selu(x):
     """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)"""
     return SELU_SCALE * xp.maximum(x, 0) + SELU_SCALE * SELU_ALPHA * xp.expm1(xp.minimum(x, 0))
@@ -82,6 +92,7 @@ def softplus_plain(x):
 
 @fused(softplus_plain,
        lambda g, y, x: g * sigmoid(x), elementwise=True)
+@backend.fuse
 def softplus(x):
     """y = ln(1 + e^x);   dx = g sigmoid(x)"""
     return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))  # e^x would overflow
@@ -91,15 +102,17 @@ def silu_plain(x):
     return x * sigmoid(x)
 
 
+@backend.fuse
 def _silu_vjp(g, y, x):
     s = sigmoid(x)
     return g * (s + y * (1 - s))
 
 
 @fused(silu_plain, _silu_vjp, elementwise=True)
+@backend.fuse
 def silu(x):
     """y = x s, s = sigmoid(x);   dx = g (s + y (1 - s))"""
-    return x * sigmoid(x)
+    return x / (1 + xp.exp(xp.minimum(-x, 88)))  # as in sigmoid
 
 
 def gelu(x, approximate="none"):
@@ -328,11 +341,27 @@ def _same_shape(input, target, loss):
                            f"{target.shape}: reshape one of them.")
 
 
+def squared_error_plain(x, t):
+    return (x - t)**2
+
+
+@backend.fuse
+def _squared_error_vjp(g, y, x, t):
+    return g * (2 * (x - t))
+
+
+@fused(squared_error_plain, _squared_error_vjp, lambda g, y, x, t: -_squared_error_vjp(g, y, x, t), elementwise=True)
+@backend.fuse
+def squared_error(x, t):
+    """y = (x - t)^2;   dx = 2 g (x - t),   dt = -2 g (x - t)"""
+    d = x - t
+    return d * d
+
+
 def mse_loss(input, target, reduction="mean"):
     """(input - target)^2"""
     _same_shape(input, target, "mse_loss")
-    d = input - target
-    return _reduce(d * d, reduction)
+    return _reduce(squared_error(input, target), reduction)
 
 
 def l1_loss(input, target, reduction="mean"):
@@ -365,6 +394,7 @@ def bce_with_logits_plain(x, t):
 @fused(bce_with_logits_plain,
        lambda g, y, x, t: g * (sigmoid(x) - t),
        lambda g, y, x, t: -g * x, elementwise=True)
+@backend.fuse
 def bce_with_logits(x, t):
     """y = -t ln s - (1 - t) ln(1 - s), s = sigmoid(x);   dx = g (s - t),   dt = -g x"""
     return xp.maximum(x, 0) - t * x + xp.log1p(xp.exp(-xp.abs(x)))

@@ -14,7 +14,7 @@ import operator
 
 from . import backend
 from .backend import TinygenError, xp
-from .tensor import Tensor, primitive, sum_to
+from .tensor import Tensor, _result, primitive, sum_to
 
 elementwise = functools.partial(primitive, elementwise=True)
 positive = lambda r: [(r(3, 4)**2 + 0.5,), (r()**2 + 0.5,)]
@@ -411,20 +411,27 @@ def eye(n, m=None, dtype=None):
     return Tensor(xp.eye(n, m), dtype=dtype)
 
 
+def _fresh(data, requires_grad=False):
+    """A leaf around data that nobody else holds, which need not be copied."""
+    x = _result(data)
+    x.requires_grad = requires_grad
+    return x
+
+
 def randn(*size, requires_grad=False):
     """Independent draws from N(0, 1)."""
-    return Tensor(backend.randn(_shape(size)), requires_grad, backend.default_dtype)
+    return _fresh(backend.randn(_shape(size)), requires_grad)
 
 
 def rand(*size, requires_grad=False):
     """Independent draws from the uniform distribution on [0, 1)."""
-    return Tensor(backend.rand(_shape(size)), requires_grad, backend.default_dtype)
+    return _fresh(backend.rand(_shape(size)), requires_grad)
 
 
 def randint(low, high, size=None):
     """Independent integers low, ..., high - 1: randint(low, high, size), or randint(high, size) with low = 0."""
     low, high, size = (0, low, high) if size is None else (low, high, size)
-    return Tensor(backend.randint(low, high, size))
+    return _fresh(backend.randint(low, high, size))
 
 
 def randperm(n):

@@ -82,6 +82,14 @@ def pictures(ax, images, columns, title=None, low=0.0, high=1.0):
         spine.set_visible(False)
 
 
+def sheet(images, columns, title=None, low=0.0, high=1.0):
+    """A figure of nothing but images side by side."""
+    rows = -(-len(images) // columns)
+    fig, (ax,) = figure(1, 1, width=0.5 * columns, height=0.5 * rows, title=title)
+    pictures(ax, images, columns, low=low, high=high)
+    return fig
+
+
 def curve(ax, values, label, color, window=None, **style):
     """A noisy curve over training steps: faint as it is, and its running mean."""
     values = np.asarray(values, dtype=float)
