@@ -63,6 +63,8 @@ def drop(y, none, p=0.1):
 
 def guided(eps, y, w, none):
     """The function eps_w(x, t) for labels y."""
+    if w == 0:
+        return lambda x, t: eps(x, t, y)
     return lambda x, t: (1 + w) * eps(x, t, y) - w * eps(x, t, 0 * y + none)    # slide, eq. (2)
 
 
@@ -112,7 +114,7 @@ def main(argv=None):
     def eps(x, t, y):
         return to_eps(average.model(x, t, y), x, diffusion.at(t), predict)
     numbers = pictures_of_points(job, eps, diffusion) if toys else pictures_of_images(job, eps, diffusion, x, y)
-    job.finish(loss=np.mean(job.history["loss"][-max(1, args.steps // 10):]), **numbers)
+    job.finish(loss=job.last("loss"), **numbers)
 
 
 def images(job, train=True):
@@ -169,21 +171,21 @@ def pictures_of_images(job, eps, diffusion, train, labels):
     return compare(job, lambda x: classifier((x + 1) / 2), [x.clip(-1, 1) for x in samples], y.numpy(), test, real.numpy())
 
 
-def compare(job, judge, samples, asked, test, labels):
+def compare(job, judge, samples, asked, test, labels, weights=WEIGHTS):
     """How many samples are taken for the class that was asked for, and how various they are, for each w."""
     right = [metrics.accuracy(metrics.in_blocks(judge, x), asked) for x in samples]
     real = metrics.accuracy(metrics.in_blocks(judge, test), labels)
     spread = lambda x, y: np.sqrt(np.mean([x.numpy()[y == k].var(axis=0).mean() for k in np.unique(y)]))
     fig, axes = plots.figure(1, 2, width=4, height=3)
     for ax, values, level in ((axes[0], right, real), (axes[1], [spread(x, asked) for x in samples], spread(test, labels))):
-        ax.plot(WEIGHTS, values, "o-", color=plots.MODEL, label="samples")
+        ax.plot(weights, values, "o-", color=plots.MODEL, label="samples")
         ax.axhline(level, color=plots.DATA, linestyle="--", label="data")
         ax.set(xlabel="guidance w")
         ax.legend()
     axes[0].set(title="taken for the class asked for")
     axes[1].set(title="standard deviation within a class", ylim=(0, None))
     job.picture(fig, "accuracy.png")
-    return dict(data_accuracy=real) | {f"accuracy_w{w}": part for w, part in zip(WEIGHTS, right)}
+    return dict(data_accuracy=real) | {f"accuracy_w{w}": part for w, part in zip(weights, right)}
 
 
 if __name__ == "__main__":

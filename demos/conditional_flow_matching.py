@@ -59,6 +59,8 @@ def conditional_loss(u, x1, y, x0, t, drop):
 
 def guided(u, x, t, y, w):
     """The guided velocity; w = 0 is the conditional one, w = -1 the one without class."""
+    if w == 0:
+        return u(x, t, y)
     nothing = tg.full((len(y),), NO_CLASS)
     return (1 + w) * u(x, t, y) - w * u(x, t, nothing)                  # (N, 784)  slide, eq. (3)
 
@@ -99,7 +101,7 @@ def main(argv=None):
     judge = metrics.train_classifier(train, labels, steps=50 if args.quick else 3000)
     numbers = evaluate(job, average.model, judge, train, test, test_labels)
     pictures(job, average.model, steps=3 if args.quick else 50)
-    job.finish(loss=np.mean(job.history["loss"][-max(1, args.steps // 10):]), **numbers)
+    job.finish(loss=job.last("loss"), **numbers)
 
 
 def evaluate(job, u, judge, train, test, test_labels):

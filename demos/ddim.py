@@ -67,7 +67,7 @@ def main(argv=None):
     eps = average.model
     numbers = compare_samplers(job, eps, diffusion) | loss_at_each_time(job, eps, x, diffusion, 20 if args.quick else 1000)
     score_picture(job, eps, x, diffusion)
-    job.finish(loss=np.mean(job.history["loss"][-max(1, args.steps // 10):]), **numbers)
+    job.finish(loss=job.last("loss"), **numbers)
 
 
 @tg.no_grad()

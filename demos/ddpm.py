@@ -170,7 +170,7 @@ def main(argv=None):
     eps = lambda x, t: to_eps(average.model(x, t), x, diffusion.at(t), predict)
     numbers = pictures(job, eps, x, diffusion)
     numbers |= compare_with_exact(eps, x, diffusion, 100 if args.quick else 10_000) if args.exact else {}
-    job.finish(loss=np.mean(job.history["loss"][-max(1, args.steps // 10):]), **numbers)
+    job.finish(loss=job.last("loss"), **numbers)
 
 
 def show(ax, x, title, color=plots.MODEL, columns=5):

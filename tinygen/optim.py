@@ -120,10 +120,10 @@ class SGD(Optimizer):
 
 
 @backend.fuse
-def _adam(w, g, m, v, step, beta1, beta2, scale, eps):
+def _adam(w, g, m, v, step, beta1, beta2, eps):
     m += (1 - beta1) * (g - m)            # first moment: running mean of the gradient
     v += (1 - beta2) * (g * g - v)        # second moment: running mean of its square
-    w -= step * m / (xp.sqrt(v) * scale + eps)
+    w -= step * m / (xp.sqrt(v) + eps)
 
 
 class Adam(Optimizer):
@@ -142,8 +142,9 @@ class Adam(Optimizer):
 
     def update(self, w, g, m, v, t):
         beta1, beta2 = self.betas
-        # the moments start at 0, which makes them too small by 1 - beta^t
-        _adam(w, g, m, v, self.lr / (1 - beta1**t), beta1, beta2, (1 - beta2**t)**-0.5, self.eps)
+        # the moments start at 0, which makes them too small by 1 - beta^t: m / (1 - beta1^t) / (sqrt(v) / root + eps)
+        root = (1 - beta2**t)**0.5
+        _adam(w, g, m, v, self.lr * root / (1 - beta1**t), beta1, beta2, self.eps * root)
 
 
 class AdamW(Adam):

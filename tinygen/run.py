@@ -150,6 +150,11 @@ class Job:
         for name, value in values.items():
             self._pending.setdefault(name, []).append(value.data if isinstance(value, Tensor) else value)
 
+    def last(self, name):
+        """The mean of the last tenth of what was logged under this name."""
+        values = self.history[name]
+        return float(np.mean(values[-max(1, len(values) // 10):]))
+
     def _collect(self):
         for name, values in self._pending.items():
             self.history.setdefault(name, []).extend(np.asarray(backend.to_numpy(xp.stack([xp.asarray(v) for v in values]))).tolist())
