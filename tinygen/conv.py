@@ -33,10 +33,10 @@ def _patches(x, kernel, out, stride, start):
 
     start   the pixel (row, column) where the first patch begins; it may lie outside the image, where all is 0
     """
-    size = [(o - 1) * s + k for o, s, k in zip(out, stride, kernel)]
-    seen = xp.zeros((len(x), *size, x.shape[1]), dtype=x.dtype)                    # channels last: a row of a patch is one
-    (top, left), (bottom, right) = start, (min(a + m, n) for a, m, n in zip(start, size, x.shape[2:]))  # stretch of memory
-    image = x[:, :, max(top, 0):max(bottom, 0), max(left, 0):max(right, 0)].transpose(0, 2, 3, 1)
+    (top, left), size = start, [(o - 1) * s + k for o, s, k in zip(out, stride, kernel)]
+    image = x[:, :, max(top, 0):max(top + size[0], 0), max(left, 0):max(left + size[1], 0)].transpose(0, 2, 3, 1)
+    # channels last: the row of a patch, kw pixels of C channels, is one stretch of memory
+    seen = xp.zeros((len(x), *size, x.shape[1]), dtype=x.dtype)                    # (n, H', W', C), zeros around the image
     seen[:, max(-top, 0):, max(-left, 0):][:, :image.shape[1], :image.shape[2]] = image
     patches = xp.lib.stride_tricks.sliding_window_view(seen, kernel, axis=(1, 2))[:, ::stride[0], ::stride[1]]
     return patches.transpose(0, 1, 2, 4, 5, 3).reshape(len(x) * out[0] * out[1], -1)       # (n, OH, OW, kh, kw, C), copied here
@@ -104,13 +104,15 @@ def transposed(x, w, *, stride=1, padding=0, output_padding=0):
                            f"padding {padding} and output_padding {rest} is impossible: output_padding must be below the stride, "
                            f"and the result of size {size} at least 1x1.")
     y = xp.zeros((len(x), w.shape[1]) + size, dtype=x.dtype)
-    for r, c in itertools.product(range(stride[0]), range(stride[1])):             # every stride-th pixel, from (r, c) on,
-        taps = [(i + p) % s for i, p, s in zip((r, c), padding, stride)]           # sees every stride-th tap of the kernel:
-        part = w[:, :, taps[0]::stride[0], taps[1]::stride[1]][:, :, ::-1, ::-1].swapaxes(0, 1)   # they are a convolution
-        place = y[:, :, r::stride[0], c::stride[1]]                                # with these taps turned round
-        start = [(i + p) // s - k + 1 for i, p, s, k in zip((r, c), padding, stride, part.shape[2:])]
-        if part.size and place.size:
-            place[...] = _products(x, part, place.shape[2:], (1, 1), start)
+    # Pixel u of y meets pixel a of x in tap i wherever u = a s + i - p. So every s-th pixel, u = r, r + s, r + 2 s, ...,
+    # meets every s-th tap, i = first, first + s, ...: these pixels are a convolution with these taps, turned round.
+    for r, c in itertools.product(range(stride[0]), range(stride[1])):
+        first = [(i + p) % s for i, p, s in zip((r, c), padding, stride)]
+        taps = w[:, :, first[0]::stride[0], first[1]::stride[1]][:, :, ::-1, ::-1].swapaxes(0, 1)      # (C, O, kh / s, kw / s)
+        start = [(i + p) // s - k + 1 for i, p, s, k in zip((r, c), padding, stride, taps.shape[2:])]
+        pixels = y[:, :, r::stride[0], c::stride[1]]
+        if taps.size and pixels.size:
+            pixels[...] = _products(x, taps, pixels.shape[2:], (1, 1), start)
     return y
 
 
