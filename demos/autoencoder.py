@@ -93,8 +93,8 @@ def main(argv=None):
     job = run.Job("autoencoder", __doc__, argv, data=data.IMAGES, steps=3000, batch=128, lr=3e-3,
                   flags={"--code": dict(type=run.number(int, 1), default=30, help="numbers per image")})
     args = job.args
-    if not 1 <= args.code < 784:
-        raise tg.TinygenError(f"--code must be at least 1 and less than the 784 pixels, not {args.code}.")
+    if args.code >= 784:
+        raise tg.TinygenError(f"--code must be less than the 784 pixels, not {args.code}.")
     limit = 1000 if args.quick else None
     train, _ = data.images(args.data, folder=args.data_dir, limit=limit)
     test, labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)

@@ -100,8 +100,8 @@ def main(argv=None):
     job = run.Job("linear_vae", __doc__, argv, data=data.IMAGES, steps=15_000, batch=128, lr=1e-2,
                   flags={"--latent": dict(type=run.number(int, 1), default=16, help="latent dimensions")})
     args = job.args
-    if not 1 <= args.latent < 196:
-        raise tg.TinygenError(f"--latent must be at least 1 and less than the 196 pixels, not {args.latent}.")
+    if args.latent >= 196:
+        raise tg.TinygenError(f"--latent must be less than the 196 pixels, not {args.latent}.")
     x = small_images(args)
     dim, host = x.shape[1], x.numpy().astype(np.float64)
     covariance = host.T @ host / len(host)                          # (D, D)

@@ -164,3 +164,12 @@ def test_mistakes_are_answered_in_one_sentence_with_exit_code_2(flags, words, tm
 def test_help_shows_the_equations():
     result = demo("--help")
     assert result.returncode == 0 and "x_t = (1 - t) x_0 + t x_1" in result.stdout and "--data-dir" in result.stdout
+
+
+def test_a_reader_who_leaves_early_gets_no_traceback():
+    """python demos/NAME.py | head -1"""
+    code = "from tinygen import run; run.main(lambda: [print(i, flush=True) for i in range(100_000)])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 141 and process.stderr.read() == b""
