@@ -113,7 +113,7 @@ def pictures(job, eps, columns, noise, diffusion, steps):
     axes[0].set(ylabel="x_t"), axes[len(shown)].set(ylabel="x_0 in mind")
     job.picture(fig, "reverse.png")
 
-    fig, axes = plots.figure(1, 4, width=3, height=1.7)
+    fig, axes = plots.figure(2, 2, width=4.4, height=2.0)
     for ax, w in zip(axes, (0, 1, 3, 6)):
         plots.pictures(ax, draw(eps, columns[:40], w, noise[:40], diffusion, steps)[1][-1], 10, f"w = {w}", low=-1)
     job.picture(fig, "guidance.png")

@@ -15,7 +15,7 @@ Heun asks the network twice in a step and is of order 2: for the same number of 
 
 Look at: samples.png (a class in each column); path.png (noise becomes digits: above x_t, below the end that the network sees
 at that time, blurred as long as much is still possible); guidance.png (the same noise with growing w); steps.png (the same
-noise with few questions to the network and with many, Euler above, Heun below); accuracy.png (fidelity and variety against
+noise with few questions to the network and with many, Euler left, Heun right); accuracy.png (fidelity and variety against
 w); samples_*.png, written while it trains (the same noise each time).
 
 Numbers in metrics.json: accuracy_w0, accuracy_w1, accuracy_w3, the part of --count samples with guidance w to which a
@@ -118,14 +118,14 @@ def pictures(job, u, columns, noise, steps):
     axes[0].set(ylabel="x_t"), axes[7].set(ylabel="where it will end")
     job.picture(fig, "path.png")
 
-    fig, axes = plots.figure(1, 4, width=3, height=1.7)
+    fig, axes = plots.figure(2, 2, width=4.4, height=2.0)
     for ax, w in zip(axes, (0, 1, 3, 6)):
         plots.pictures(ax, draw(u, columns[:40], w, noise[:40], steps)[-1], 10, f"w = {w}", low=-1)
     job.picture(fig, "guidance.png")
 
-    fig, axes = plots.figure(2, 4, width=3, height=0.9)
+    fig, axes = plots.figure(4, 2, width=4.4, height=1.15)
     for i, questions in enumerate((1, 3, 7, 15)):                   # Heun asks twice in each step but the last
-        for ax, method, n in ((axes[i], "euler", questions), (axes[4 + i], "heun", (questions + 1) // 2)):
+        for ax, method, n in ((axes[2 * i], "euler", questions), (axes[2 * i + 1], "heun", (questions + 1) // 2)):
             plots.pictures(ax, draw(u, columns[:20], 1, noise[:20], n, method)[-1], 10,
                            f"{method.capitalize()}, {n} step{'s' * (n > 1)}, {questions} asked", low=-1)
     job.picture(fig, "steps.png")

@@ -22,7 +22,7 @@ import types
 import numpy as np
 
 import tinygen as tg
-from tinygen import backend
+from tinygen import backend, metrics
 
 DEMOS = pathlib.Path(__file__).parent.parent / "demos"
 
@@ -34,7 +34,8 @@ def tinygen_library():
     return types.SimpleNamespace(
         name="tinygen", tg=tg, nn=nn, F=F, Adam=optim.Adam, randn=lambda *shape: tg.randn(*shape), rand=lambda *shape: tg.rand(*shape),
         randint=lambda low, high, n: tg.randint(low, high, (n,)), grad=lambda y, x: tg.grad(y, x, create_graph=True)[0],
-        tensor=tg.Tensor, leaf=lambda x: tg.Tensor(x, requires_grad=True), no_grad=tg.no_grad, wait=_wait_cupy)
+        tensor=tg.Tensor, leaf=lambda x: tg.Tensor(x, requires_grad=True), no_grad=tg.no_grad, in_blocks=metrics.in_blocks,
+        wait=_wait_cupy)
 
 
 def _wait_cupy():
@@ -76,7 +77,7 @@ def torch_library(device):
     return types.SimpleNamespace(
         name="torch", tg=torch, nn=nn, F=torch.nn.functional, Adam=torch.optim.Adam, randn=torch.randn, rand=torch.rand,
         randint=lambda low, high, n: torch.randint(low, high, (n,)), grad=lambda y, x: torch.autograd.grad(y, x, create_graph=True)[0],
-        tensor=torch.tensor, leaf=lambda x: x.detach().requires_grad_(), no_grad=torch.no_grad,
+        tensor=torch.tensor, leaf=lambda x: x.detach().requires_grad_(), no_grad=torch.no_grad, in_blocks=lambda f, x: f(x),
         wait=torch.cuda.synchronize if device == "cuda" else lambda: None)
 
 
@@ -193,12 +194,15 @@ def cfm(lib, batch=256, width=64):
 def sample(lib, points=10_000, steps=100):
     u = velocity(lib)
 
+    def euler(x):
+        for i in range(steps):
+            t = lib.tg.full((len(x), 1), i / steps)
+            x = x + u(lib.tg.concatenate([x, t], axis=1)) / steps
+        return x
+
     def step():
         with lib.no_grad():
-            x = lib.randn(points, 2)
-            for i in range(steps):
-                t = lib.tg.full((points, 1), i / steps)
-                x = x + u(lib.tg.concatenate([x, t], axis=1)) / steps
+            lib.in_blocks(euler, lib.randn(points, 2))
     return step
 
 
@@ -284,7 +288,7 @@ def overhead(libraries, repeats):
         a = lib.tensor(np.full(8, 1.0001, dtype=np.float32))
 
         def chain(n):
-            x = y = lib.leaf(lib.randn(8))
+            y = lib.leaf(lib.randn(8))
             start = time.perf_counter()
             for _ in range(n):
                 y = y * a
@@ -309,10 +313,9 @@ def import_time(repeats):
 def memory(libraries, names):
     """Megabytes that 20 steps need beyond what the library itself takes, at the peak; and the growth over 1,000 steps of cfm."""
     print(f"\n{'peak MB':10}" + "".join(f"{lib.name:>10}" for lib in libraries))
-    code = ("import sys, resource; sys.path.insert(0, {folder!r}); import benchmark as b; size = lambda: "
-            "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024; lib = b.library({lib!r}, 'cpu'); b.warm(lib); before = size(); "
-            "step = b.WORKLOADS[{name!r}](lib); [step() for _ in range(20)]; middle = size(); "
-            "[step() for _ in range({more})]; print(middle - before, size() - middle)")
+    code = ("import sys; sys.path.insert(0, {folder!r}); import benchmark as b; lib = b.library({lib!r}, 'cpu'); b.warm(lib); "
+            "before = b.peak(); step = b.WORKLOADS[{name!r}](lib); [step() for _ in range(20)]; middle = b.peak(); "
+            "[step() for _ in range({more})]; print(middle - before, b.peak() - middle)")
     for name in names:
         found = [run_python(code.format(folder=str(pathlib.Path(__file__).parent), lib=lib.name, name=name, more=1000 * (name == "cfm")))
                  for lib in libraries]
@@ -320,11 +323,16 @@ def memory(libraries, names):
               (f"   after 1,000 more steps: +{float(found[0].split()[1]):.1f} MB" if name == "cfm" else ""))
 
 
+def peak():
+    """The most memory this process has ever held, in MB (Linux; the standard module resource would count its parent's, too)."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def warm(lib):
     """One small step of everything, so that what a library loads on first use is not counted as memory of a model."""
     w = lib.leaf(lib.randn(4, 4))
-    optimizer = lib.Adam([w] if lib.name == "tinygen" else [w])
-    update(optimizer, (lib.randn(4, 4) @ w).sum())
+    update(lib.Adam([w]), (lib.randn(4, 4) @ w).sum())
 
 
 def launches(names):

@@ -42,14 +42,12 @@ def _patches(x, kernel, out, stride, start):
     return patches.transpose(0, 1, 2, 4, 5, 3).reshape(len(x) * out[0] * out[1], -1)       # (n, OH, OW, kh, kw, C), copied here
 
 
-def _products(x, w, out, stride, start):
-    """Each patch of x (N, C, H, W) times the kernel w (O, C, kh, kw): (N, O, OH, OW)"""
-    matrix = w.transpose(2, 3, 1, 0).reshape(-1, len(w))                           # (kh kw C, O)
-    y = xp.empty((len(x), len(w)) + out, dtype=x.dtype)
+def _products(y, x, w, stride, start):
+    """Write into y (N, O, OH, OW) each patch of x (N, C, H, W) times the kernel w (O, C, kh, kw)."""
+    matrix, out = w.transpose(2, 3, 1, 0).reshape(-1, len(w)), y.shape[2:]         # (kh kw C, O)
     for part in backend.pieces(len(x), size=len(matrix) * out[0] * out[1]):
         pixels = _patches(x[part], w.shape[2:], out, stride, start) @ matrix       # (n OH OW, O)
         y[part] = pixels.reshape((-1,) + out + (len(w),)).transpose(0, 3, 1, 2)
-    return y
 
 
 def _geometry(x_shape, kernel, stride, padding):
@@ -83,7 +81,9 @@ def convolve(x, w, *, stride=1, padding=0):
     """
     _channels("conv2d", x, w, 1)
     stride, padding, out = _geometry(x.shape, w.shape[2:], stride, padding)
-    return _products(x, w, out, stride, (-padding[0], -padding[1]))
+    y = xp.empty((len(x), len(w)) + out, dtype=x.dtype)
+    _products(y, x, w, stride, (-padding[0], -padding[1]))
+    return y
 
 
 @primitive(lambda g, y, x, w, *, stride=1, padding=0, output_padding=0: convolve(g, w, stride=stride, padding=padding),
@@ -112,7 +112,7 @@ def transposed(x, w, *, stride=1, padding=0, output_padding=0):
         start = [(i + p) // s - k + 1 for i, p, s, k in zip((r, c), padding, stride, taps.shape[2:])]
         pixels = y[:, :, r::stride[0], c::stride[1]]
         if taps.size and pixels.size:
-            pixels[...] = _products(x, taps, pixels.shape[2:], (1, 1), start)
+            _products(pixels, x, taps, (1, 1), start)
     return y
 
 
