@@ -13,8 +13,8 @@ size the result from the way down is put beside it (the skips, the bars of the U
 Each block is also told the condition: the time as sines and cosines, and the class. With label = classes the network is
 told no class; trained on both it can be guided: eps = (1 + w) eps(x, t, y) - w eps(x, t, no class).
 
-Blocks at 28 x 28 would take four times as long as all the rest, and what they could add is small: four pixels fit well into
-`width` channels. So the first step down and the last step up are one convolution each.
+A block at 28 x 28 would take four times as long as one at 14 x 14, and is not needed: the four pixels of a 2 x 2 square,
+noise and all, fit into `width` channels. So the first step down and the last step up are one convolution each.
 
 Ronneberger, Fischer & Brox, "U-Net", 2015; Ho et al., "Denoising diffusion probabilistic models", 2020, appendix B.
 """
@@ -46,7 +46,8 @@ class UNet(nn.Module):
         self.halve1 = nn.Conv2d(1, width, 4, stride=2, padding=1)
         self.down = Block(width, width, condition)
         self.halve2 = nn.Conv2d(width, wide, 4, stride=2, padding=1)
-        self.middle1, self.attention, self.middle2 = Block(wide, wide, condition), nn.SelfAttention(wide), Block(wide, wide, condition)
+        self.middle1, self.middle2 = Block(wide, wide, condition), Block(wide, wide, condition)
+        self.attention = nn.SelfAttention(wide)
         self.double2 = nn.ConvTranspose2d(wide, width, 4, stride=2, padding=1)
         self.up = Block(2 * width, width, condition)
         self.double1 = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1))
