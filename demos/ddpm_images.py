@@ -1,7 +1,7 @@
 """Denoising diffusion of images: the method of ddpm.py with a U-Net, told which digit to draw.
 
-Slides "Denoising diffusion probabilistic models" and "Different structures". Nothing in the mathematics changes with the data;
-Diffusion, its loss and both samplers come from ddpm.py, the network from unet.py. With x_0 an image, y its class,
+Slides "Denoising diffusion probabilistic models" and "Different structures". Nothing in the mathematics changes with the
+data: the schedule, the loss and the sampler come from ddpm.py, the network from unet.py. With x_0 an image, y its class,
 eps ~ N(0, I), and y replaced by "no class" one time in ten:
 
     noise        x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   t = 1, ..., T = 1000, cosine schedule            (1)
@@ -11,18 +11,18 @@ eps ~ N(0, I), and y replaced by "no class" one time in ten:
     sampling     DDIM from t = T to 0 in few steps: where does x_t come from, x_0 = (x_t - sqrt(1 - abar_t) eps_w) /
                  sqrt(abar_t), and back to an earlier s:  x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s) eps_w          (5)
 
-Why v and not eps? A small error in eps becomes one in x_0 that is 1 / sqrt(abar_t) times as large, at t = 900 seven times;
-it takes ten times as long to train it away (try --predict eps). v is mostly -x_0 where there is much noise, and mostly eps
-where there is little.
+Why v and not eps? An error in eps becomes one in x_0 that is sqrt(1 / abar_t - 1) times as large, at t = 900 six times, and
+it takes long to train it away (try --predict eps). v is mostly -x_0 where there is much noise, and mostly eps where there
+is little.
 
 Look at: samples.png (a class in each column); reverse.png (noise becomes digits: above x_t, below the x_0 that the
 network has in mind at that time, blurred as long as much is still possible); guidance.png (the same noise with growing w);
 accuracy.png (fidelity and variety against w); samples_*.png, written while it trains (the same noise each time).
 
-Numbers in metrics.json: agreement_w0, agreement_w1, agreement_w3, the part of samples with guidance w to which a classifier
-gives the class asked for, and frechet_w0, frechet_w1, frechet_w3, their Frechet distance to test images in its features;
-classifier_accuracy and noise_floor, the same of test images, and of training images; loss, mean of the last tenth; seconds
-of training.
+Numbers in metrics.json: accuracy_w0, accuracy_w1, accuracy_w3, the part of --count samples with guidance w to which a
+classifier gives the class that was asked for; frechet_w0, frechet_w1, frechet_w3, their Frechet distance to as many test
+images in its features; data_accuracy and noise_floor, the same of test images, and of training images; loss, the mean of
+the last tenth; seconds of training.
 
 Ho et al., "Denoising diffusion probabilistic models", 2020; Song et al., "Denoising diffusion implicit models", 2021;
 Ho & Salimans, "Classifier-free diffusion guidance", 2022.
