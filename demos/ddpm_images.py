@@ -51,7 +51,7 @@ def draw(eps, y, w, noise, diffusion, steps):
 
 
 def main(argv=None):
-    job = run.Job("ddpm_images", __doc__, argv, data=data.IMAGES, steps=1800, batch=32, lr=2e-3, quick=3, flags={
+    job = run.Job("ddpm_images", __doc__, argv, data=data.IMAGES, steps=1800, batch=32, lr=2e-3, quick=2, flags={
         "--predict": dict(choices=("v", "eps", "x0"), default="v", help="what the network says (default: %(default)s)"),
         "--width": dict(type=run.number(int, 8), default=32, help="channels at 14 x 14 (default: %(default)s)"),
         "--count": dict(type=run.number(int, 150), default=500, help="samples that are judged (default: %(default)s)")})
@@ -68,7 +68,7 @@ def main(argv=None):
 
     batches = data.Batches(len(x), args.batch, args.seed)
     columns, noise = tg.Tensor(np.arange(80) % 10), tg.randn(80, 784)       # (80,): a row holds each class once
-    sheet = lambda: plots.sheet(draw(eps, columns, 1, noise, diffusion, 2 if args.quick else 10)[1][-1], 10, low=-1)
+    sheet = lambda: plots.sheet(draw(eps, columns, 1, noise, diffusion, 2 if args.quick else 10)[1][-1])
     for step in job.train(show=sheet, unet=unet, optimizer=optimizer, schedule=schedule, average=average):
         x0, y = x[batches[step]], drop(labels[batches[step]], NO_CLASS)             # (B, 784), (B,)
         t, noise_now = random_times(len(x0), diffusion.T), tg.randn(*x0.shape)      # (B,), (B, 784)
@@ -100,7 +100,7 @@ def sweep(job, eps, judge, test, labels, diffusion, steps):
 @tg.no_grad()
 def pictures(job, eps, columns, noise, diffusion, steps):
     times, path = draw(eps, columns, 1, noise, diffusion, steps)    # (steps + 1, 80, 784)
-    job.picture(plots.sheet(path[-1], 10, low=-1), "samples.png")
+    job.picture(plots.sheet(path[-1]), "samples.png")
 
     shown = np.linspace(0, steps, 9 if steps > 8 else steps + 1).round().astype(int)
     fig, axes = plots.figure(2, len(shown), width=1.0, height=3.1)

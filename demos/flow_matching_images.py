@@ -66,7 +66,7 @@ def draw(u, y, w, x, steps, method="heun"):
 
 
 def main(argv=None):
-    job = run.Job("flow_matching_images", __doc__, argv, data=data.IMAGES, steps=1800, batch=32, lr=2e-3, quick=3, flags={
+    job = run.Job("flow_matching_images", __doc__, argv, data=data.IMAGES, steps=1800, batch=32, lr=2e-3, quick=2, flags={
         "--width": dict(type=run.number(int, 8), default=32, help="channels at 14 x 14 (default: %(default)s)"),
         "--count": dict(type=run.number(int, 150), default=500, help="samples that are judged (default: %(default)s)")})
     args, limit = job.args, 200 if job.args.quick else None
@@ -77,7 +77,7 @@ def main(argv=None):
     schedule, average = optim.CosineLR(optimizer, args.steps), optim.EMA(u, 0.998)
     batches = data.Batches(len(x), args.batch, args.seed)
     columns, noise = tg.Tensor(np.arange(80) % 10), tg.randn(80, 784)       # (80,): a row holds each class once
-    sheet = lambda: plots.sheet(draw(average.model, columns, 1, noise, 2 if args.quick else 8, "euler")[-1], 10, low=-1)
+    sheet = lambda: plots.sheet(draw(average.model, columns, 1, noise, 2 if args.quick else 8, "euler")[-1])
     for step in job.train(show=sheet, u=u, optimizer=optimizer, schedule=schedule, average=average):
         x1, y = x[batches[step]], labels[batches[step]]             # (B, 784), (B,)
         x0, t = tg.randn(*x1.shape), tg.rand(len(x1), 1)            # (B, 784), (B, 1)
@@ -89,7 +89,7 @@ def main(argv=None):
         average.update()
         job.log(loss=loss)
 
-    pictures(job, average.model, columns, noise, steps=3 if args.quick else 12)
+    pictures(job, average.model, columns, noise, steps=2 if args.quick else 12)
     test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=150 if args.quick else args.count)
     judge = metrics.Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000)
     numbers = sweep(job, average.model, judge, test, test_labels, steps=1 if args.quick else 10)
@@ -107,7 +107,7 @@ def sweep(job, u, judge, test, labels, steps):
 @tg.no_grad()
 def pictures(job, u, columns, noise, steps):
     path = draw(u, columns, 1, noise, steps)                        # (steps + 1, 80, 784)
-    job.picture(plots.sheet(path[-1], 10, low=-1), "samples.png")
+    job.picture(plots.sheet(path[-1]), "samples.png")
 
     fig, axes = plots.figure(2, 7, width=1.0, height=4)
     for i, k in enumerate(np.linspace(0, steps, 7).round().astype(int).tolist()):
@@ -124,7 +124,7 @@ def pictures(job, u, columns, noise, steps):
     job.picture(fig, "guidance.png")
 
     fig, axes = plots.figure(4, 2, width=4.4, height=1.15)
-    for i, questions in enumerate((1, 3, 7, 15)):                   # Heun asks twice in each step but the last
+    for i, questions in enumerate((1, 3, 7, 15)[:steps]):           # Heun asks twice in each step but the last
         for ax, method, n in ((axes[2 * i], "euler", questions), (axes[2 * i + 1], "heun", (questions + 1) // 2)):
             plots.pictures(ax, draw(u, columns[:20], 1, noise[:20], n, method)[-1], 10,
                            f"{method.capitalize()}, {n} step{'s' * (n > 1)}, {questions} asked", low=-1)

@@ -82,11 +82,12 @@ def pictures(ax, images, columns, title=None, low=0.0, high=1.0):
         spine.set_visible(False)
 
 
-def sheet(images, columns, title=None, low=0.0, high=1.0):
-    """A figure of nothing but images side by side."""
-    rows = -(-len(images) // columns)
-    fig, (ax,) = figure(1, 1, width=0.5 * columns, height=0.5 * rows, title=title)
+def sheet(images, columns=10, labels=(), low=-1.0, high=1.0):
+    """A figure of nothing but images in rows, with a label below each column."""
+    fig, (ax,) = figure(1, 1, width=0.55 * columns, height=0.55 * len(images) / columns + (0.25 if labels else 0))
     pictures(ax, images, columns, low=low, high=high)
+    ax.set_xticks(28 * np.arange(len(labels)) + 13.5, labels)
+    ax.tick_params(length=0)
     return fig
 
 
