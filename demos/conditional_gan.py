@@ -104,7 +104,7 @@ def main(argv=None):
 
     judge = metrics.Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir),
                           steps=100 if args.quick else 3000)
-    asked = tg.arange(len(judge.real)).data % 10                        # (N,)   as many of each class
+    asked = tg.arange(judge.count).data % 10                        # (N,)   as many of each class
     samples = (sample(average.model, asked) + 1) / 2                    # (N, 784) in [0, 1]
     pictures(job, average.model, x, labels)
     job.finish(**judge(samples, asked), **judge.data)

@@ -130,7 +130,7 @@ def numbers(job, G, images, labels):
     args, size = job.args, 150 if job.args.quick else None
     judge = metrics.Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir, limit=size),
                           steps=100 if args.quick else 3000)
-    samples = metrics.in_blocks(lambda z: (G(z) + 1) / 2, tg.randn(len(judge.real), LATENT))    # (N, 1, 28, 28)
+    samples = metrics.in_blocks(lambda z: (G(z) + 1) / 2, tg.randn(judge.count, LATENT))    # (N, 1, 28, 28)
     digits = metrics.in_blocks(judge.classifier, samples).argmax(axis=1)                        # (N,)
     part = np.bincount(digits, minlength=10) / len(digits)                                      # (10,)
     pictures(job, G, images)

@@ -82,15 +82,15 @@ def main(argv=None):
 
     steps = 2 if args.quick else 20
     pictures(job, eps, columns, noise, diffusion, steps)
-    test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=150 if args.quick else args.count)
-    judge = metrics.Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000)
+    test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
+    judge = metrics.Judge(train, labels, test, test_labels, *(50, 150) if args.quick else (3000, args.count))
     job.finish(**sweep(job, eps, judge, test, test_labels, diffusion, steps), noise_floor=judge.data["noise_floor"],
                loss=job.last("loss"))
 
 
 def sweep(job, eps, judge, test, labels, diffusion, steps):
     """Fidelity and variety for growing guidance, from the same noise."""
-    y, noise = tg.arange(len(test)).data % 10, tg.randn(len(test), 784)
+    y, noise = tg.arange(judge.count).data % 10, tg.randn(judge.count, 784)
     samples = [draw(eps, tg.Tensor(y), w, noise, diffusion, steps)[1][-1].clip(-1, 1) for w in WEIGHTS]     # (N, 784) each
     numbers = compare(job, lambda x: judge.classifier((x + 1) / 2), samples, backend.to_numpy(y), 2 * test.flatten(1) - 1,
                       labels.numpy(), WEIGHTS)

@@ -90,15 +90,15 @@ def main(argv=None):
         job.log(loss=loss)
 
     pictures(job, average.model, columns, noise, steps=2 if args.quick else 12)
-    test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=150 if args.quick else args.count)
-    judge = metrics.Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000)
+    test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
+    judge = metrics.Judge(train, labels, test, test_labels, *(50, 150) if args.quick else (3000, args.count))
     numbers = sweep(job, average.model, judge, test, test_labels, steps=1 if args.quick else 10)
     job.finish(**numbers, noise_floor=judge.data["noise_floor"], loss=job.last("loss"))
 
 
 def sweep(job, u, judge, test, labels, steps):
     """Fidelity and variety for growing guidance, from the same noise."""
-    y, noise = np.arange(len(test)) % 10, tg.randn(len(test), 784)  # (N,), (N, 784)
+    y, noise = np.arange(judge.count) % 10, tg.randn(judge.count, 784)  # (N,), (N, 784)
     samples = [draw(u, tg.Tensor(y), w, noise, steps)[-1].clip(-1, 1) for w in WEIGHTS]     # (N, 784) each
     numbers = compare(job, lambda x: judge.classifier((x + 1) / 2), samples, y, 2 * test.flatten(1) - 1, labels.numpy(), WEIGHTS)
     return numbers | {f"frechet_w{w}": judge((x + 1) / 2)["frechet"] for w, x in zip(WEIGHTS, samples)}

@@ -155,7 +155,7 @@ def main(argv=None):
 
     judge = metrics.Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir,
                           limit=150 if args.quick else None), steps=100 if args.quick else 3000)
-    z = tg.randn(len(judge.real), LATENT)
+    z = tg.randn(judge.count, LATENT)
     full, truncated = [judge(metrics.in_blocks(lambda z: (average.model(z, psi) + 1) / 2, z)) for psi in (1, 0.7)]
     pictures(job, average.model)
     job.finish(**full, frechet_truncated=truncated["frechet"], **judge.data)

@@ -483,3 +483,26 @@ def test_classifier_reads_97_percent_of_mnist():
     assert accuracy(in_blocks(model, images), labels) >= 0.97
     features = in_blocks(model.features, images)
     assert frechet_distance(features[::2], features[1::2]) < frechet_distance(features[:5000], features[5000:]) < 100
+
+
+def test_a_judge_knows_data_from_what_is_not(library):
+    r = np.random.default_rng(2)
+    train, test, fresh = quadrants(600, r), quadrants(400, r), quadrants(300, r)
+    judge = metrics.Judge(*train, *test, steps=60, count=300)
+    good, wrong = judge(*fresh), judge(fresh[0], (fresh[1] + 1) % 3)
+    assert good["agreement"] > 0.98 > 0.1 > wrong["agreement"] and good["frechet"] == wrong["frechet"]
+    assert judge.data["classifier_accuracy"] > 0.98 and 0.3 < good["frechet"] / judge.data["noise_floor"] < 3
+    assert judge(np.zeros_like(fresh[0]))["frechet"] > 10 * judge.data["noise_floor"]
+    with pytest.raises(TinygenError, match="300 samples with as many test images, not 200"):
+        judge(fresh[0][:200])
+
+
+def test_a_judge_compares_with_test_images_from_everywhere_among_them():
+    """MNIST's test images are sorted: the first half is easier. A judge of 200 must not see only the first 200."""
+    r = np.random.default_rng(3)
+    images, labels = quadrants(800, r)
+    test, test_labels = quadrants(800, r)
+    test[:400] = 0
+    judge = metrics.Judge(images, labels, test, test_labels, steps=5, count=200)
+    blank = np.isclose(judge.real, in_blocks(judge.classifier.features, test[:1]), atol=1e-4).all(axis=1)
+    assert 60 < blank.sum() < 140

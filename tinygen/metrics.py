@@ -388,19 +388,27 @@ class Judge:
     judge(samples, asked)      {"agreement": part of samples given the label they were asked for, "frechet": Frechet distance
                                of samples to as many test images in the classifier's features}; without asked no agreement
     judge.data                 {"classifier_accuracy": the ceiling of agreement, "noise_floor": that of frechet, the distance
-                               of training images to test images}
+                               of as many training images to the same test images}
+
+    count   how many samples will be judged at a time: as many test images, drawn at random, are what they are compared
+            with (the first test images of MNIST are easier than the rest); default: all
 
     Frechet distances in other features (Inception) do not compare; nor do those of different numbers of samples.
     """
 
-    def __init__(self, images, labels, test, test_labels, steps=3000):
+    def __init__(self, images, labels, test, test_labels, steps=3000, count=None):
+        self.count = min(count or len(test), len(test), len(images))
         self.classifier = train_classifier(images, labels, steps)
-        self.real = in_blocks(self.classifier.features, test)                     # (N, 128)
-        fresh = in_blocks(self.classifier.features, images[:len(self.real)])
+        rng = np.random.default_rng(0)
+        self.real, fresh = (in_blocks(self.classifier.features, x)[rng.permutation(len(x))[:self.count]]
+                            for x in (test, images))                              # (count, 128) each
         self.data = dict(classifier_accuracy=accuracy(in_blocks(self.classifier, test), test_labels),
                          noise_floor=frechet_distance(fresh, self.real))
 
     def __call__(self, samples, asked=None):
-        distance = frechet_distance(in_blocks(self.classifier.features, samples), self.real[:len(samples)])
+        if len(samples) != self.count:
+            raise TinygenError(f"This judge compares {self.count} samples with as many test images, not {len(samples)}: "
+                               "make it with count=len(samples).")
+        distance = frechet_distance(in_blocks(self.classifier.features, samples), self.real)
         return dict(frechet=distance) if asked is None else dict(
             agreement=accuracy(in_blocks(self.classifier, samples), asked), frechet=distance)
