@@ -1,5 +1,6 @@
 """Functions of networks against independent definitions; gradients of the composed ones (the primitives: test_ops.py)."""
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -44,10 +45,12 @@ def test_selu_keeps_mean_0_and_variance_1():
 @pytest.mark.parametrize("x", [[1000.0, -1000.0, 0.0, 999.0], [-1e4, -1e4, -1e4, -1e4], [80.0, 90.0, -200.0, 0.0]])
 def test_extreme_logits_stay_finite(x, library):
     x = tg.Tensor([x], requires_grad=True)
-    for f in (F.softmax, F.log_softmax, F.logsumexp, F.sigmoid, F.softplus, F.logsigmoid, F.silu, F.elu,
+    for f in (F.softmax, F.log_softmax, F.logsumexp, F.sigmoid, F.softplus, F.logsigmoid, F.silu, F.elu, F.selu,
               lambda x: F.cross_entropy(x, tg.Tensor([1])), lambda x: F.binary_cross_entropy_with_logits(x, 0 * x + 1)):
         x.grad = None
-        f(x).sum().backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            f(x).sum().backward()
         assert np.isfinite(backend.to_numpy(x.grad)).all() and np.isfinite(f(x).numpy()).all()
     assert F.softmax(x).sum().item() == pytest.approx(1)
 
@@ -55,6 +58,21 @@ def test_extreme_logits_stay_finite(x, library):
 def test_logsumexp_of_nothing_is_minus_infinity():
     with np.errstate(divide="ignore"):
         assert F.logsumexp(tg.Tensor([[-np.inf, -np.inf], [0.0, 0.0]])).numpy().tolist() == [-np.inf, pytest.approx(math.log(2))]
+
+
+def test_small_probabilities_keep_their_digits(library):
+    x = np.array([-80.0, -30.0, -3.0, 0.0, 3.0, 30.0])
+    np.testing.assert_allclose(F.sigmoid(tg.Tensor(x)).numpy(), 1 / (1 + np.exp(-x)), rtol=1e-6)
+    np.testing.assert_allclose(F.silu(tg.Tensor(x)).numpy(), x / (1 + np.exp(-x)), rtol=1e-6)
+
+
+def test_leaky_relu_wants_a_slope_that_leaks(library):
+    for slope in (-0.1, 1.5):
+        with pytest.raises(tg.TinygenError, match="negative_slope of 0 to 1"):
+            F.leaky_relu(tg.ones(3), negative_slope=slope)
+    x = tg.Tensor([-2.0, 0.0, 3.0], requires_grad=True)
+    F.leaky_relu(x, negative_slope=0.2).sum().backward()
+    assert backend.to_numpy(x.grad).tolist() == [pytest.approx(0.2), pytest.approx(0.2), 1.0]
 
 
 def test_linear_is_a_matrix_product(library):
