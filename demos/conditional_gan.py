@@ -124,13 +124,7 @@ def pictures(job, G, x, labels, rows=8):
     plots.pictures(ax, columns.reshape(rows * 10, -1), 10, "training images", low=-1)
     job.picture(fig, "real.png")
 
-    fig, (ax,) = plots.figure(1, 1, width=7, height=3.5)
-    for player, color, guess in (("D", plots.DATA, 2 * np.log(2)), ("G", plots.MODEL, np.log(2))):
-        plots.curve(ax, job.history[player], player, color)
-        ax.axhline(guess, color=color, linestyle="--", linewidth=1)
-    ax.set(title="loss of each player (dashed: D can only guess)")
-    ax.legend()
-    job.picture(fig, "loss.png")
+    job.picture(plots.losses(job.history), "loss.png")
 
 
 if __name__ == "__main__":

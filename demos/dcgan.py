@@ -137,17 +137,6 @@ def numbers(job, G, images, labels):
     return dict(**judge(samples), **judge.data, classes=math.exp(-sum(p * math.log(p) for p in part if p)))
 
 
-def losses(job):
-    """A picture of what each player paid."""
-    fig, (ax,) = plots.figure(1, 1, width=7, height=3.5)
-    for player, color, guess in (("D", plots.DATA, 2 * np.log(2)), ("G", plots.MODEL, np.log(2))):
-        plots.curve(ax, job.history[player], player, color)
-        ax.axhline(guess, color=color, linestyle="--", linewidth=1)
-    ax.set(title="loss of each player (dashed: D can only guess)")
-    ax.legend()
-    return fig
-
-
 @tg.no_grad()
 def pictures(job, G, images):
     fig, (left, right) = plots.figure(1, 2, 5)
@@ -157,7 +146,7 @@ def pictures(job, G, images):
 
     start, end = tg.randn(2, 10, LATENT)
     job.picture(plots.sheet(walk(G, start, end, stops=14), 14, ["$z_a$"] + 12 * [""] + ["$z_b$"]), "walk.png")
-    job.picture(losses(job), "loss.png")
+    job.picture(plots.losses(job.history), "loss.png")
 
 
 if __name__ == "__main__":

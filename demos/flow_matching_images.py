@@ -1,7 +1,7 @@
 """Flow matching of images: the method of flow_matching.py with a U-Net, told which digit to draw.
 
-Slides "Conditional flow matching" and "Different structures". Nothing in the mathematics changes with the data: the loss, the
-guidance and the idea to predict where a path ends come from conditional_flow_matching.py, the network from unet.py.
+Slides "Conditional flow matching" and "Different structures". Nothing in the mathematics changes with the data: the loss,
+the guidance and the idea to predict where a path ends come from conditional_flow_matching.py, the network from unet.py.
 With x_0 ~ N(0, I), x_1 an image, y its class (replaced by "no class" one time in ten) and x_t = (1 - t) x_0 + t x_1:
 
     network      end(x_t, t, y), an estimate of E[x_1 | x_t, y];   velocity u = (end - x_t) / (1 - t)              (1)
@@ -24,7 +24,7 @@ images in its features; data_accuracy and noise_floor, the same of test images, 
 the last tenth; seconds of training.
 
 Lipman et al., "Flow matching for generative modeling", 2023; Ho & Salimans, "Classifier-free diffusion guidance", 2022;
-Karras et al., "Elucidating the design space of diffusion-based generative models", 2022 (Heun, with Euler's step at the end).
+Karras et al., "Elucidating the design space of diffusion-based generative models", 2022 (Heun, and Euler at the end).
 """
 import numpy as np
 

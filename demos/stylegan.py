@@ -31,7 +31,7 @@ Belongie 2017; R1: Mescheder et al. 2018; batches seen as a whole: Karras et al.
 import numpy as np
 
 import tinygen as tg
-from dcgan import discriminator_loss, generator_loss, losses
+from dcgan import discriminator_loss, generator_loss
 from tinygen import data, functional as F, metrics, nn, optim, plots, run
 
 LATENT = 64
@@ -192,7 +192,7 @@ def pictures(job, G):
     strip = tg.cat([noisy[:, :6], 2 * spread / spread.max() - 1], axis=1).flatten(0, 1)         # (28, 1, 28, 28)
     job.picture(plots.sheet(strip, 7, [f"noise {i}" for i in range(1, 7)] + ["std"]), "noise.png")
 
-    job.picture(losses(job), "loss.png")
+    job.picture(plots.losses(job.history), "loss.png")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,17 @@ def curve(ax, values, label, color, window=None, **style):
     ax.set(xlabel="training step")
 
 
+def losses(history):
+    """A figure of what D and G paid in each step; dashed 2 ln 2 and ln 2, the values where D can only guess."""
+    fig, (ax,) = figure(1, 1, width=7, height=3.5)
+    for player, color, guess in (("D", DATA, 2 * np.log(2)), ("G", MODEL, np.log(2))):
+        curve(ax, history[player], player, color)
+        ax.axhline(guess, color=color, linestyle="--", linewidth=1)
+    ax.set(title="loss of each player (dashed: D can only guess)")
+    ax.legend()
+    return fig
+
+
 def density(ax, window, values, color, contours=False):
     """Values >= 0 (n * n,) at the points of grid(window, n), from white at 0 to color at the largest."""
     from matplotlib.colors import LinearSegmentedColormap
