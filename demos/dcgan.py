@@ -86,7 +86,7 @@ def generator_loss(D, fake):
 
 @tg.no_grad()
 def walk(G, start, end, stops=14):
-    """From each z of start (N, 64) to the one of end in equal steps: (N * stops, 1, 28, 28), a walk after a walk."""
+    """From each z of start (N, 64) to the one of end in equal steps: (N * stops, 1, 28, 28), one walk after another."""
     angle = math.pi / 2 * tg.linspace(0, 1, stops).reshape(1, -1, 1)
     z = tg.cos(angle) * start[:, None] + tg.sin(angle) * end[:, None]   # (N, stops, 64)   slide, eq. (3)
     return G(z.reshape(-1, z.shape[-1]))

@@ -8,12 +8,12 @@ eps ~ N(0, I), and y replaced by "no class" one time in ten:
     loss         E |v - v(x_t, t, y)|^2,   v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0                             (2)
     noise seen   eps(x_t, t, y) = sqrt(abar_t) v(x_t, t, y) + sqrt(1 - abar_t) x_t                                 (3)
     guidance     eps_w(x, t, y) = (1 + w) eps(x, t, y) - w eps(x, t, no class)                                     (4)
-    sampling     DDIM from t = T to 0 in few steps: where does x_t come from, x_0 = (x_t - sqrt(1 - abar_t) eps_w) /
-                 sqrt(abar_t), and back to an earlier s:  x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s) eps_w          (5)
+    sampling     DDIM from t = T to 0 in few steps: estimate x_0 = (x_t - sqrt(1 - abar_t) eps_w) / sqrt(abar_t),
+                 then go to an earlier s:  x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s) eps_w                         (5)
 
-Why v and not eps? An error in eps becomes one in x_0 that is sqrt(1 / abar_t - 1) times as large, at t = 900 six times, and
-it takes long to train it away (try --predict eps). v is mostly -x_0 where there is much noise, and mostly eps where there
-is little.
+Why v and not eps? An error in eps becomes one in x_0 that is sqrt(1 / abar_t - 1) times as large: six times at t = 900, and
+20,000 times at t = T, where sampling starts (see what --predict eps does). v is mostly -x_0 where there is much noise, and
+mostly eps where there is little. The logged loss is (2) per pixel.
 
 Look at: samples.png (a class in each column); reverse.png (noise becomes digits: above x_t, below the x_0 that the
 network has in mind at that time, blurred as long as much is still possible); guidance.png (the same noise with growing w);
@@ -21,8 +21,8 @@ accuracy.png (fidelity and variety against w); samples_*.png, written while it t
 
 Numbers in metrics.json: accuracy_w0, accuracy_w1, accuracy_w3, the part of --count samples with guidance w to which a
 classifier gives the class that was asked for; frechet_w0, frechet_w1, frechet_w3, their Frechet distance to as many test
-images in its features; data_accuracy and noise_floor, the same of test images, and of training images; loss, the mean of
-the last tenth; seconds of training.
+images in its features; data_accuracy, the part of test images to which it gives their label; noise_floor, the Frechet
+distance of as many training images to test images; loss, the mean of the last tenth; seconds of training.
 
 Ho et al., "Denoising diffusion probabilistic models", 2020; Song et al., "Denoising diffusion implicit models", 2021;
 Ho & Salimans, "Classifier-free diffusion guidance", 2022.
@@ -32,7 +32,7 @@ import numpy as np
 import tinygen as tg
 from conditional_ddpm import compare, drop, guided
 from ddpm import Diffusion, ddim_step, ddpm_loss, random_times, sample, to_eps
-from tinygen import backend, data, metrics, optim, plots, run
+from tinygen import data, metrics, optim, plots, run
 from unet import UNet
 
 NO_CLASS = 10
@@ -44,7 +44,6 @@ def rows(unet, T):
     return lambda x, t, y: unet(x.reshape(-1, 1, 28, 28), t / T, y).flatten(1)      # (N, 784), (N,), (N,) -> (N, 784)
 
 
-@tg.no_grad()
 def draw(eps, y, w, noise, diffusion, steps):
     """Digits y from noise (N, 784), and how they came about: the times and the whole path (steps + 1, N, 784)."""
     return sample(guided(eps, y, w, NO_CLASS), noise, diffusion, ddim_step, steps)          # slide, eqs. (4), (5)
@@ -83,16 +82,16 @@ def main(argv=None):
     steps = 2 if args.quick else 20
     pictures(job, eps, columns, noise, diffusion, steps)
     test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
-    judge = metrics.Judge(train, labels, test, test_labels, *(50, 150) if args.quick else (3000, args.count))
+    judge = metrics.Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000, count=150 if args.quick else args.count)
     job.finish(**sweep(job, eps, judge, test, test_labels, diffusion, steps), noise_floor=judge.data["noise_floor"],
                loss=job.last("loss"))
 
 
 def sweep(job, eps, judge, test, labels, diffusion, steps):
     """Fidelity and variety for growing guidance, from the same noise."""
-    y, noise = tg.arange(judge.count).data % 10, tg.randn(judge.count, 784)
+    y, noise = np.arange(judge.count) % 10, tg.randn(judge.count, 784)          # (N,), (N, 784)
     samples = [draw(eps, tg.Tensor(y), w, noise, diffusion, steps)[1][-1].clip(-1, 1) for w in WEIGHTS]     # (N, 784) each
-    numbers = compare(job, lambda x: judge.classifier((x + 1) / 2), samples, backend.to_numpy(y), 2 * test.flatten(1) - 1,
+    numbers = compare(job, lambda x: judge.classifier((x + 1) / 2), samples, y, 2 * test.flatten(1) - 1,
                       labels.numpy(), WEIGHTS)
     return numbers | {f"frechet_w{w}": judge((x + 1) / 2)["frechet"] for w, x in zip(WEIGHTS, samples)}
 

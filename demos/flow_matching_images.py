@@ -4,24 +4,25 @@ Slides "Conditional flow matching" and "Different structures". Nothing in the ma
 the guidance and the idea to predict where a path ends come from conditional_flow_matching.py, the network from unet.py.
 With x_0 ~ N(0, I), x_1 an image, y its class (replaced by "no class" one time in ten) and x_t = (1 - t) x_0 + t x_1:
 
-    network      end(x_t, t, y), an estimate of E[x_1 | x_t, y];   velocity u = (end - x_t) / (1 - t)              (1)
+    network      end(x_t, t, y), an estimate of E[x_1 | x_t, y];   velocity u = (end - x_t) / max(1 - t, 0.05)     (1)
     loss         E (1 - t)^2 |u(x_t, t, y) - (x_1 - x_0)|^2                                                        (2)
     guidance     u_w(x, t, y) = (1 + w) u(x, t, y) - w u(x, t, no class)                                           (3)
     Euler        x <- x + h u_w(x, t)                                                                              (4)
     Heun         k = u_w(x, t),   x <- x + h (k + u_w(x + h k, t + h)) / 2;   the last step is Euler's,            (5)
                  which by (1) goes straight to the end that the network sees
 
-Heun asks the network twice in a step and is of order 2: for the same number of questions it takes half as many steps.
+Heun wants two velocities in a step (one in the last) and is of order 2: for as many velocities it takes half the steps. The
+bound 0.05 keeps (1) finite; up to 20 steps no sampler comes so near to t = 1. The logged loss is (2) per pixel.
 
 Look at: samples.png (a class in each column); path.png (noise becomes digits: above x_t, below the end that the network sees
 at that time, blurred as long as much is still possible); guidance.png (the same noise with growing w); steps.png (the same
-noise with few questions to the network and with many, Euler left, Heun right); accuracy.png (fidelity and variety against
+noise with few velocities and with many, Euler left, Heun right); accuracy.png (fidelity and variety against
 w); samples_*.png, written while it trains (the same noise each time).
 
 Numbers in metrics.json: accuracy_w0, accuracy_w1, accuracy_w3, the part of --count samples with guidance w to which a
 classifier gives the class that was asked for; frechet_w0, frechet_w1, frechet_w3, their Frechet distance to as many test
-images in its features; data_accuracy and noise_floor, the same of test images, and of training images; loss, the mean of
-the last tenth; seconds of training.
+images in its features; data_accuracy, the part of test images to which it gives their label; noise_floor, the Frechet
+distance of as many training images to test images; loss, the mean of the last tenth; seconds of training.
 
 Lipman et al., "Flow matching for generative modeling", 2023; Ho & Salimans, "Classifier-free diffusion guidance", 2022;
 Karras et al., "Elucidating the design space of diffusion-based generative models", 2022 (Heun, and Euler at the end).
@@ -38,7 +39,7 @@ WEIGHTS = (0, 1, 3)                                                 # w
 
 
 class ImageVelocity(nn.Module):
-    """Images are rows of 784 numbers, as everywhere in flow matching; the U-Net sees them as 28 x 28."""
+    """Images are rows of 784 numbers, as in conditional_flow_matching.py; the U-Net sees them as 28 x 28."""
 
     def __init__(self, width):
         self.unet = UNet(width)
@@ -91,7 +92,7 @@ def main(argv=None):
 
     pictures(job, average.model, columns, noise, steps=2 if args.quick else 12)
     test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
-    judge = metrics.Judge(train, labels, test, test_labels, *(50, 150) if args.quick else (3000, args.count))
+    judge = metrics.Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000, count=150 if args.quick else args.count)
     numbers = sweep(job, average.model, judge, test, test_labels, steps=1 if args.quick else 10)
     job.finish(**numbers, noise_floor=judge.data["noise_floor"], loss=job.last("loss"))
 
@@ -124,10 +125,10 @@ def pictures(job, u, columns, noise, steps):
     job.picture(fig, "guidance.png")
 
     fig, axes = plots.figure(4, 2, width=4.4, height=1.15)
-    for i, questions in enumerate((1, 3, 7, 15)[:steps]):           # Heun asks twice in each step but the last
-        for ax, method, n in ((axes[2 * i], "euler", questions), (axes[2 * i + 1], "heun", (questions + 1) // 2)):
+    for i, wanted in enumerate((1, 3, 7, 15)[:steps]):              # Heun wants two in each step but the last
+        for ax, method, n in ((axes[2 * i], "euler", wanted), (axes[2 * i + 1], "heun", (wanted + 1) // 2)):
             plots.pictures(ax, draw(u, columns[:20], 1, noise[:20], n, method)[-1], 10,
-                           f"{method.capitalize()}, {n} step{'s' * (n > 1)}, {questions} asked", low=-1)
+                           f"{method.capitalize()}, {n} step{'s' * (n > 1)}, {wanted} velocit{'ies' if wanted > 1 else 'y'}", low=-1)
     job.picture(fig, "steps.png")
 
 

@@ -1,4 +1,4 @@
-"""StyleGAN: the noise z no longer enters G; it becomes a style, which tells every layer what to do, coarse to fine.
+"""StyleGAN: z no longer enters the image network; it becomes a style, which tells every layer what to do, coarse to fine.
 
 Slide "Generative adversarial networks", models. A network f turns z into w, the style. G starts from one 7x7 image that
 it has learnt and that is the same for all samples; in each of its six layers an affine map A of its own makes w into a
@@ -8,9 +8,9 @@ scale s and a shift b for every channel:
     a layer     y = leaky(convolution of x + strength * noise),   noise ~ N(0, I), one number per pixel     (2)
     AdaIN       x_c <- (1 + s_c) (y_c - mean(y_c)) / std(y_c) + b_c   for each channel c,   (s, b) = A w    (3)
     mixing      layers 1, ..., k listen to w_1, the others to w_2; in training k ~ Uniform{1, ..., 6}       (4)
-    truncation  w' = wbar + psi (w - wbar),   wbar = E f(z)                                                 (5)
+    truncation  w' = wbar + psi (w - wbar),   wbar = E w                                                    (5)
 
-(3) wipes out the size and level that the layers before had set, so a style acts on its own layer only: those of 7x7 and
+(3) wipes out the size and level that the layers before had set, so each style holds until the next one replaces it: those of 7x7 and
 14x14 say which digit and how it leans, those of 28x28 how thick the pen is. (4) keeps layers from relying on the style
 of others, and the noise in (2) frees w from what is mere chance. The losses are those of dcgan.py; in place of batch
 norm the penalty R1 keeps D from growing steep at the data (see dirac_gan.py).
@@ -61,8 +61,8 @@ class Generator(nn.Module):
     def __init__(self, latent=LATENT, channels=CHANNELS):
         self.f = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(latent, latent), nn.LeakyReLU(0.2))])
         for p in self.f.parameters():
-            p.data *= 6**0.5                                            # He's initial weights: w varies as much as z
-        self.w_mean = nn.Buffer(tg.zeros(latent).data)                  # follows E f(z) in training
+            p.data *= 6**0.5                                            # He's initial weights: w is as large as z
+        self.w_mean = nn.Buffer(tg.zeros(latent).data)                  # follows E w in training
         self.constant = nn.Parameter(tg.randn(1, channels[0], SIDES[0], SIDES[0]).data)
         self.layers = [Layer(inputs, outputs, latent, double=i in (2, 4))
                        for i, (inputs, outputs) in enumerate(zip(channels[:1] + channels, channels))]

@@ -11,7 +11,7 @@ size the result from the way down is put beside it (the skips, the bars of the U
     7 x 7, 2 `width`                      block -> attention -> block
 
 Each block is also told the condition: the time as sines and cosines, and the class. With label = classes the network is
-told no class; trained on both it can be guided: eps = (1 + w) eps(x, t, y) - w eps(x, t, no class).
+told no class; trained on both it can be guided: eps_w(x, t, y) = (1 + w) eps(x, t, y) - w eps(x, t, no class).
 
 A block at 28 x 28 would take four times as long as one at 14 x 14, and is not needed: the four pixels of a 2 x 2 square,
 noise and all, fit into `width` channels. So the first step down and the last step up are one convolution each.
@@ -23,7 +23,7 @@ from tinygen import functional as F, nn
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut, so that a block begins as a small change; the condition shifts each channel."""
+    """Two convolutions beside a shortcut: a block changes its input, it does not replace it. The condition shifts each channel."""
 
     def __init__(self, inputs, outputs, condition):
         self.first = nn.Sequential(nn.GroupNorm(8, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))

@@ -7,7 +7,8 @@
 
 Every workload is written once and runs in both libraries, which is possible because tinygen's names are PyTorch's. The
 two take turns, a few steps at a time, and what counts is the median of the ratios of neighbouring turns: what else the
-machine does then falls on both. Not collected by pytest: a time is no test.
+machine does then falls on both. A ratio is the time of tinygen over that of PyTorch: below 1, tinygen is the faster.
+Not collected by pytest: a time is no test.
 """
 import argparse
 import importlib.util
@@ -208,17 +209,18 @@ def sample(lib, points=10_000, steps=100):
 
 def dcgan(lib, batch=64):
     nn = lib.nn
-    G = nn.Sequential(nn.Linear(64, 128 * 7 * 7), nn.Unflatten(1, (128, 7, 7)), nn.BatchNorm2d(128), nn.ReLU(),
-                      nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+    G = nn.Sequential(nn.Linear(64, 128 * 7 * 7, bias=False), nn.Unflatten(1, (128, 7, 7)), nn.BatchNorm2d(128), nn.ReLU(),
+                      nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
                       nn.ConvTranspose2d(64, 1, 4, stride=2, padding=1), nn.Tanh())
-    D = nn.Sequential(nn.Conv2d(1, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(64, 128, 4, stride=2, padding=1),
+    D = nn.Sequential(nn.Conv2d(1, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(64, 128, 4, stride=2, padding=1, bias=False),
                       nn.BatchNorm2d(128), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(128 * 7 * 7, 1))
     return adversarial(lib, G, D, lib.tensor(2 * IMAGES[:batch].reshape(batch, 1, 28, 28) - 1), (batch, 64))
 
 
 def unet(lib, batch=32):
     """The U-Net of demos/unet.py, its very source, with the library's own layers in place of tinygen's."""
-    source = (DEMOS / "unet.py").read_text().replace("import tinygen as tg\nfrom tinygen import functional as F, nn\n", "")
+    lines = (DEMOS / "unet.py").read_text().splitlines()
+    source = "\n".join(line for line in lines if not line.startswith(("import ", "from ")))
     names = dict(tg=lib.tg, F=lib.F, nn=lib.nn)
     exec(compile(source, "unet.py", "exec"), names)
     model, x1 = names["UNet"](), lib.tensor(2 * IMAGES[:batch].reshape(batch, 1, 28, 28) - 1)
@@ -259,7 +261,7 @@ def turns(libraries, workload, repeats, seconds):
 
 def speed(libraries, names, repeats, seconds):
     ratios = {}
-    print(f"{'workload':10}" + "".join(f"{lib.name:>14}" for lib in libraries) + f"{'ratio':>8}")
+    print(f"{'workload':10}" + "".join(f"{lib.name:>14}" for lib in libraries) + (f"{'ratio':>8}" if len(libraries) > 1 else ""))
     for name in names:
         times = turns(libraries, WORKLOADS[name], repeats, seconds)
         ratios[name] = statistics.median(times[:, 0] / times[:, -1])
@@ -340,7 +342,7 @@ def launches(names):
     import strict
     before = backend.name()
     backend.use("strict")
-    print("\non a GPU, per step:  " + "kernel launches, waits of the host")
+    print("\non a GPU, per step: kernel launches, waits of the host")
     for name in names:
         step = WORKLOADS[name](library("tinygen", "cpu"))
         step()

@@ -8,7 +8,7 @@ the other two, which is why a gradient through a gradient (WGAN-GP) needs nothin
 
 All three are matrix products with the patches of the image: what the kernel looks at, kh x kw pixels of C channels, in one
 row for each place (im2col). The rows are built for a few images at a time and thrown away, so they stay in the cache
-and cost no memory worth mentioning.
+and cost little memory (on a GPU for all images at once, in one call).
 
 Images are (N, C, H, W); kernels (out, in, kh, kw), and (in, out, kh, kw) for the transposed convolution.
 """
@@ -104,13 +104,13 @@ def transposed(x, w, *, stride=1, padding=0, output_padding=0):
                            f"padding {padding} and output_padding {rest} is impossible: output_padding must be below the stride, "
                            f"and the result of size {size} at least 1x1.")
     y = xp.zeros((len(x), w.shape[1]) + size, dtype=x.dtype)
-    # Pixel u of y meets pixel a of x in tap i wherever u = a s + i - p. So every s-th pixel, u = r, r + s, r + 2 s, ...,
-    # meets every s-th tap, i = first, first + s, ...: these pixels are a convolution with these taps, turned round.
-    for r, c in itertools.product(range(stride[0]), range(stride[1])):
-        first = [(i + p) % s for i, p, s in zip((r, c), padding, stride)]
+    # Pixel u of y meets pixel a of x in tap i wherever u = a s + i - p. So the pixels u = r + s m, m = 0, 1, ..., meet the
+    # taps i = first + s j only, where r + p = s q + first, at a = m + q - j: a convolution with these taps, turned round.
+    for residue in itertools.product(range(stride[0]), range(stride[1])):
+        first = [(r + p) % s for r, p, s in zip(residue, padding, stride)]
         taps = w[:, :, first[0]::stride[0], first[1]::stride[1]][:, :, ::-1, ::-1].swapaxes(0, 1)      # (C, O, kh / s, kw / s)
-        start = [(i + p) // s - k + 1 for i, p, s, k in zip((r, c), padding, stride, taps.shape[2:])]
-        pixels = y[:, :, r::stride[0], c::stride[1]]
+        start = [(r + p) // s - k + 1 for r, p, s, k in zip(residue, padding, stride, taps.shape[2:])]
+        pixels = y[:, :, residue[0]::stride[0], residue[1]::stride[1]]
         if taps.size and pixels.size:
             _products(pixels, x, taps, (1, 1), start)
     return y

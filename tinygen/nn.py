@@ -407,7 +407,9 @@ class SelfAttention(Module):
 
 
 class SpectralNorm(Module):
-    """A layer whose weight is divided by its largest singular value, so that it stretches no input (Miyato et al. 2018).
+    """A layer whose weight, as a matrix (out, everything else), is divided by its largest singular value (Miyato et al. 2018).
+
+    A Linear then stretches no input, and a convolution of stride 1 by at most sqrt(kh kw).
 
     The value is followed by one step of power iteration in each forward pass in training: u <- W v / |W v|, v <- W^T u / |W^T u|,
     sigma = u^T W v, with u and v held constant in the gradient.

@@ -101,13 +101,13 @@ def curve(ax, values, label, color, window=None, **style):
     ax.set(xlabel="training step")
 
 
-def losses(history):
-    """A figure of what D and G paid in each step; dashed 2 ln 2 and ln 2, the values where D can only guess."""
+def losses(history, guesses=(2 * np.log(2), np.log(2)), **axes):
+    """A figure of what D and G paid in each step; dashed the values where D can only guess (those of the logarithmic losses)."""
     fig, (ax,) = figure(1, 1, width=7, height=3.5)
-    for player, color, guess in (("D", DATA, 2 * np.log(2)), ("G", MODEL, np.log(2))):
+    for player, color, guess in zip("DG", (DATA, MODEL), guesses):
         curve(ax, history[player], player, color)
         ax.axhline(guess, color=color, linestyle="--", linewidth=1)
-    ax.set(title="loss of each player (dashed: D can only guess)")
+    ax.set(title="loss of each player (dashed: D can only guess)", **axes)
     ax.legend()
     return fig
 
