@@ -131,7 +131,8 @@ def show(ax, x, title, color=plots.MODEL):
 
 
 def pictures(job, u, x):
-    noise = tg.randn(5000 if x.shape[1] == 2 else 64, x.shape[1])
+    count = 64 if x.shape[1] > 2 else 500 if job.args.quick else 5000
+    noise = tg.randn(count, x.shape[1])
     path = euler(u, noise, 100)                                     # (101, N, D)
     fig, (left, right) = plots.figure(1, 2, 3.6)
     show(left, x, "training data", plots.DATA)
@@ -166,7 +167,8 @@ def measure_in_the_plane(job, u, x, path):
 
     fig, (ax,) = plots.figure(1, 1, 4)
     dots, shown = plots.scatter(plots.plane(ax, WINDOW), path[0], plots.MODEL), path.numpy()
-    job.animation(fig, lambda i: dots.set_offsets(shown[i]), [*range(0, 101, 50 if job.args.quick else 4)] + [100] * 12, "flow.gif")
+    frames = [0, 100] if job.args.quick else [*range(0, 101, 4)] + [100] * 12
+    job.animation(fig, lambda i: dots.set_offsets(shown[i]), frames, "flow.gif")
 
     fig, (ax,) = plots.figure(1, 1, width=6, height=3)
     plots.curve(ax, job.history["loss"], "loss", plots.MODEL)

@@ -178,8 +178,8 @@ def pictures(job, flow, x, entropy):
         draw(ax, i)
     job.picture(fig, "layers.png")
     fig, (ax,) = plots.figure(1, 1, 4)
-    rate = 1 if job.args.quick else 5                               # pictures for each layer
-    job.animation(fig, lambda i: draw(ax, i), [0] * 4 + [i / rate for i in range(8 * rate + 1)] + [8] * 10, "flow.gif")
+    frames = [0, 8] if job.args.quick else [0] * 4 + [i / 5 for i in range(41)] + [8] * 10      # five for each layer
+    job.animation(fig, lambda i: draw(ax, i), frames, "flow.gif")
 
     fig, (ax,) = plots.figure(1, 1, width=6, height=3)
     plots.curve(ax, job.history["loss"], "-ln p(x) of the minibatch", plots.MODEL)
