@@ -29,8 +29,8 @@ def waits(monkeypatch):
     """How often the host waited for the device within each training step; what the log reads lies between the steps."""
     found, train = [], run.Job.train
 
-    def watched(job, **parts):
-        for step in train(job, **parts):
+    def watched(job, show=None, **parts):
+        for step in train(job, show, **parts):
             before = strict.count.syncs
             yield step
             found.append(strict.count.syncs - before)
