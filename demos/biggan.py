@@ -143,11 +143,6 @@ def sample(G, asked, threshold=math.inf):
     return metrics.in_blocks(lambda y: (G(truncated(len(y), threshold), F.one_hot(y, 10)) + 1) / 2, asked)
 
 
-def spread(images, labels):
-    """The root mean squared distance of an image to the mean of its class."""
-    return np.sqrt(np.mean([images[labels == y].var(axis=0).sum() for y in range(10)]))
-
-
 def main(argv=None):
     job = run.Job("biggan", __doc__, argv, data=data.IMAGES, steps=800, batch=32, lr=1e-3, quick=2)
     args = job.args
@@ -184,8 +179,8 @@ def main(argv=None):
     judge = metrics.Judge(images, labels, test, digits, steps=50 if args.quick else 3000)
     asked = np.arange(judge.count) % 10
     samples = {threshold: sample(G, tg.Tensor(asked), threshold) for threshold in THRESHOLDS}
-    width = spread(test.numpy(), digits.numpy())
-    found = {threshold: judge(x, asked) | dict(variety=spread(x, asked) / width) for threshold, x in samples.items()}
+    spread = metrics.spread_within_classes
+    found = {threshold: judge(x, asked) | dict(variety=spread(x, asked) / spread(test, digits)) for threshold, x in samples.items()}
     pictures(job, G, found, judge.data["classifier_accuracy"])
     job.finish(**found[math.inf], **{f"{key}_truncated": n for key, n in found[TRUNCATION].items()}, **judge.data)
 

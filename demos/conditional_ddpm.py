@@ -175,7 +175,7 @@ def compare(job, judge, samples, asked, test, labels, weights=WEIGHTS):
     """How many samples are taken for the class that was asked for, and how various they are, for each w."""
     right = [metrics.accuracy(metrics.in_blocks(judge, x), asked) for x in samples]
     real = metrics.accuracy(metrics.in_blocks(judge, test), labels)
-    spread = lambda x, y: np.sqrt(np.mean([x.numpy()[y == k].var(axis=0).mean() for k in np.unique(y)]))
+    spread = metrics.spread_within_classes
     fig, axes = plots.figure(1, 2, width=4, height=3)
     for ax, values, level in ((axes[0], right, real), (axes[1], [spread(x, asked) for x in samples], spread(test, labels))):
         ax.plot(weights, values, "o-", color=plots.MODEL, label="samples")

@@ -99,18 +99,11 @@ def main(argv=None):
     test_x, test_y = test_images.flatten(1), F.one_hot(test_labels, 10)
     test_reconstruction, test_kl = evaluate(cvae, test_x, test_y)
     pictures(job, cvae, test_x, test_y)
-    judge = metrics.train_classifier(images, labels, steps=100 if args.quick else 3000)
-    numbers = judged(judge, sample(cvae, test_y), x, test_x, test_labels)
-    job.finish(test_loss=test_reconstruction + test_kl, test_reconstruction=test_reconstruction, test_kl=test_kl, **numbers)
-
-
-def judged(judge, samples, train, test, labels):
-    """What a classifier says of samples that were asked to have the classes of the test images."""
-    features = [metrics.in_blocks(judge.features, images) for images in (samples, test, train[:len(test)])]   # (N, 128)
-    return dict(accuracy_samples=metrics.accuracy(metrics.in_blocks(judge, samples), labels),
-                accuracy_test=metrics.accuracy(metrics.in_blocks(judge, test), labels),
-                frechet=metrics.frechet_distance(features[0], features[1]),
-                noise_floor=metrics.frechet_distance(features[2], features[1]))
+    judge = metrics.Judge(images, labels, test_images, test_labels, steps=100 if args.quick else 3000)
+    found = judge(sample(cvae, test_y), test_labels)
+    job.finish(test_loss=test_reconstruction + test_kl, test_reconstruction=test_reconstruction, test_kl=test_kl,
+               accuracy_samples=found["agreement"], accuracy_test=judge.data["classifier_accuracy"],
+               frechet=found["frechet"], noise_floor=judge.data["noise_floor"])
 
 
 @tg.no_grad()

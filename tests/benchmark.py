@@ -273,14 +273,11 @@ def speed(libraries, names, repeats, seconds):
 
 def growth(libraries, repeats, seconds):
     """Time of a cfm step against the size of the batch and the width of the network."""
-    print("\ncfm step in ms, width 64:   " + "   ".join(f"batch {batch}" for batch in (64, 256, 1024, 4096)))
-    for lib, times in zip(libraries, zip(*(np.median(turns(libraries, lambda lib: cfm(lib, batch), repeats, seconds), axis=0)
-                                           for batch in (64, 256, 1024, 4096)))):
-        print(f"{lib.name:>10}" + "".join(f"{1e3 * t:10.2f}" for t in times))
-    print("cfm step in ms, batch 256:  " + "   ".join(f"width {width}" for width in (32, 128, 512)))
-    for lib, times in zip(libraries, zip(*(np.median(turns(libraries, lambda lib: cfm(lib, width=width), repeats, seconds), axis=0)
-                                           for width in (32, 128, 512)))):
-        print(f"{lib.name:>10}" + "".join(f"{1e3 * t:10.2f}" for t in times))
+    for fixed, name, sizes in (("width 64", "batch", (64, 256, 1024, 4096)), ("batch 256", "width", (32, 128, 512))):
+        print(f"\ncfm step in ms, {fixed}:  " + "   ".join(f"{name} {size}" for size in sizes))
+        times = [np.median(turns(libraries, lambda lib: cfm(lib, **{name: size}), repeats, seconds), axis=0) for size in sizes]
+        for lib, column in zip(libraries, zip(*times)):
+            print(f"{lib.name:>10}" + "".join(f"{1e3 * t:10.2f}" for t in column))
 
 
 def overhead(libraries, repeats):
@@ -337,18 +334,24 @@ def warm(lib):
     update(lib.Adam([w]), (lib.randn(4, 4) @ w).sum())
 
 
-def launches(names):
-    """Kernels started, and waits of the host, in one step: counted by the strict stand-in for CuPy, which needs no GPU."""
+def per_step(workload):
+    """Kernels started, and waits of the host, in the second step of a workload, on the backend "strict"."""
     import strict
+    step = WORKLOADS[workload](library("tinygen", "cpu"))
+    step()
+    launches, syncs = strict.count.launches, strict.count.syncs
+    step()
+    return strict.count.launches - launches, strict.count.syncs - syncs
+
+
+def launches(names):
+    """What a GPU would be asked to do: counted by the strict stand-in for CuPy, which needs none."""
+    import strict  # noqa: F401, makes the backend known
     before = backend.name()
     backend.use("strict")
     print("\non a GPU, per step: kernel launches, waits of the host")
     for name in names:
-        step = WORKLOADS[name](library("tinygen", "cpu"))
-        step()
-        start = strict.count.launches, strict.count.syncs
-        step()
-        print(f"{name:10}{strict.count.launches - start[0]:10d}{strict.count.syncs - start[1]:10d}")
+        print(f"{name:10}" + "".join(f"{number:10d}" for number in per_step(name)))
     backend.use(before)
 
 

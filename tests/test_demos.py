@@ -58,8 +58,9 @@ def test_a_wait_would_be_noticed(count, waits, tmp_path):
     assert waits == [1] * 20
 
 
-def test_other_data(tmp_path):
-    quick("flow_matching", tmp_path, "--data", "glyphs")
+@pytest.mark.parametrize("name, flags", [("flow_matching", ["--data", "glyphs"]), ("flow_matching", ["--data", "checkerboard"])])
+def test_other_data(name, flags, tmp_path):
+    quick(name, tmp_path, *flags)
 
 
 # Losses, checked in every parameter -----------------------------------------------------------------------------------

@@ -506,3 +506,8 @@ def test_a_judge_compares_with_test_images_from_everywhere_among_them():
     judge = metrics.Judge(images, labels, test, test_labels, steps=5, count=200)
     blank = np.isclose(judge.real, in_blocks(judge.classifier.features, test[:1]), atol=1e-4).all(axis=1)
     assert 60 < blank.sum() < 140
+
+
+def test_spread_within_classes_is_that_of_each_class_about_its_own_mean(library):
+    images = tg.Tensor([[[0.0, 2.0]], [[2.0, 2.0]], [[9.0, 9.0]], [[9.0, 13.0]]])
+    assert metrics.spread_within_classes(images, np.array([0, 0, 1, 1])) == close(((0.5 + 2) / 2)**0.5, 1e-6)

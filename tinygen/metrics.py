@@ -379,6 +379,12 @@ def in_blocks(f, x, block=1000):
     return np.concatenate([backend.to_numpy(f(Tensor(x.data[i:i + block]))) for i in range(0, len(x), block)])
 
 
+def spread_within_classes(images, labels):
+    """How various images (N, ...) of one class are: the root mean squared distance of a number to the mean of its class."""
+    images, labels = _host("spread_within_classes", images), _host("spread_within_classes", labels)
+    return np.sqrt(np.mean([images[labels == y].var(axis=0).mean() for y in np.unique(labels)]))
+
+
 class Judge:
     """What a classifier, trained here on the training images, sees in samples: are they what was asked for, and how far from data?
 

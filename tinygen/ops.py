@@ -436,7 +436,7 @@ def randint(low, high, size=None):
 
 def randperm(n):
     """The integers 0, ..., n - 1 in random order."""
-    return Tensor(backend.randperm(n))
+    return _fresh(backend.randperm(n))
 
 
 # Operators and methods of Tensor --------------------------------------------------------------------------------------
