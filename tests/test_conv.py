@@ -84,6 +84,8 @@ def test_biases_pooling_and_upsampling(library):
 
 @pytest.mark.parametrize("act, words", [
     (lambda: F.conv2d(tg.zeros(2, 3, 5, 5), tg.zeros(4, 2, 3, 3)), r"images \(2, 3, 5, 5\) with a kernel \(4, 2, 3, 3\)"),
+    (lambda: F.conv2d(tg.zeros(2, 3, 5, 5), tg.zeros(4, 3, 3, 3), tg.zeros(3)), r"bias of shape \(3,\) .* each of the 4"),
+    (lambda: F.conv_transpose2d(tg.zeros(2, 3, 5, 5), tg.zeros(3, 4, 3, 3), tg.zeros(1)), r"bias of shape \(1,\) .* each of the 4"),
     (lambda: F.conv2d(tg.zeros(3, 5, 5), tg.zeros(4, 3, 3, 3)), r"images are \(N, C, H, W\)"),
     (lambda: F.conv2d(tg.zeros(2, 3, 2, 2), tg.zeros(4, 3, 3, 3)), "3x3 kernel .* does not fit on images of 2x2"),
     (lambda: F.conv_transpose2d(tg.zeros(2, 3, 5, 5), tg.zeros(3, 2, 3, 3), stride=2, output_padding=2), "below the stride"),

@@ -17,6 +17,11 @@ import types
 import numpy as np
 
 
+# An array is taken from the system, page by page, and given back when it is gone; in a training step that happens thousands of
+# times. glibc learns from the largest block that was given back (up to 32 MiB) that such blocks will be wanted again.
+np.empty((32 << 20) - (64 << 10), np.uint8)
+
+
 class TinygenError(ValueError):
     """Something that was asked for cannot be done; the text is one sentence saying what, and how to mend it."""
 

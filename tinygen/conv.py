@@ -6,16 +6,19 @@ the other two, which is why a gradient through a gradient (WGAN-GP) needs nothin
 
     <g, convolve(x, w)>  =  <transposed(g, w), x>  =  <correlate(x, g), w>
 
-All three are matrix products with the patches of the image: what the kernel looks at, kh x kw pixels of C channels, in one
-row for each place (im2col). The rows are built for a few images at a time and thrown away, so they stay in the cache
-and cost little memory (on a GPU for all images at once, in one call).
+All three are matrix products with the patches of the image: what the kernel looks at, kh x kw pixels of C channels, one
+patch a row. Written out (im2col), each pixel would stand there kh kw times. But the patches of one column of places overlap
+in a strip of the image, kw pixels wide: with the strip in one stretch of memory, each patch is a stretch of it, and a matrix
+product can read it where it lies (Cho & Brand, "MEC: memory-efficient convolution", 2017). So each pixel is copied kw times
+only, and for a few images at a time, so that the strips stay in the cache (on a GPU for all images at once, in one call).
+
+Results lie in memory with the channels last, as the next convolution wants them; their shape is the usual one.
 
 Images are (N, C, H, W); kernels (out, in, kh, kw), and (in, out, kh, kw) for the transposed convolution.
 """
-import itertools
-
 from . import backend
 from .backend import TinygenError, xp
+from .ops import sum
 from .tensor import primitive
 
 
@@ -28,26 +31,37 @@ def output_size(size, kernel, stride, padding):
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def _patches(x, kernel, out, stride, start):
-    """What a kernel sees of images x (n, C, H, W) at each of `out` places, one place a row: (n OH OW, kh kw C).
+def _strips(x, kernel, out, stride, left, top, height):
+    """What a kernel sees of images x (n, C, H, W) in each of `out` columns of places: (n, out, height, kernel, C).
 
-    start   the pixel (row, column) where the first patch begins; it may lie outside the image, where all is 0
+    kernel     its width in pixels
+    left, top  the pixel where the first strip begins, the others `stride` pixels after one another; it may lie outside the
+               image, where all is 0
     """
-    (top, left), size = start, [(o - 1) * s + k for o, s, k in zip(out, stride, kernel)]
-    image = x[:, :, max(top, 0):max(top + size[0], 0), max(left, 0):max(left + size[1], 0)].transpose(0, 2, 3, 1)
-    # channels last: the row of a patch, kw pixels of C channels, is one stretch of memory
-    seen = xp.zeros((len(x), *size, x.shape[1]), dtype=x.dtype)                    # (n, H', W', C), zeros around the image
+    width = (out - 1) * stride + kernel
+    image = x[:, :, max(top, 0):max(top + height, 0), max(left, 0):max(left + width, 0)].transpose(0, 2, 3, 1)
+    seen = xp.zeros((len(x), height, width, x.shape[1]), dtype=x.dtype)
     seen[:, max(-top, 0):, max(-left, 0):][:, :image.shape[1], :image.shape[2]] = image
-    patches = xp.lib.stride_tricks.sliding_window_view(seen, kernel, axis=(1, 2))[:, ::stride[0], ::stride[1]]
-    return patches.transpose(0, 1, 2, 4, 5, 3).reshape(len(x) * out[0] * out[1], -1)       # (n, OH, OW, kh, kw, C), copied here
+    strips = xp.lib.stride_tricks.sliding_window_view(seen, kernel, axis=2)[:, :, ::stride]        # (n, height, out, C, kernel)
+    return xp.ascontiguousarray(strips.transpose(0, 2, 1, 4, 3))
 
 
-def _products(y, x, w, stride, start):
-    """Write into y (N, O, OH, OW) each patch of x (N, C, H, W) times the kernel w (O, C, kh, kw)."""
-    matrix, out = w.transpose(2, 3, 1, 0).reshape(-1, len(w)), y.shape[2:]         # (kh kw C, O)
-    for part in backend.pieces(len(x), size=len(matrix) * out[0] * out[1]):
-        pixels = _patches(x[part], w.shape[2:], out, stride, start) @ matrix       # (n OH OW, O)
-        y[part] = pixels.reshape((-1,) + out + (len(w),)).transpose(0, 3, 1, 2)
+def _patches(strips, kernel, out, stride, first=0):
+    """The patches, `kernel` rows high, in strips (n, OW, height, kw, C): (out, n OW, kernel kw C), a view.
+
+    first   the row of the strips where the first of the `out` rows of patches begins, the others `stride` rows after one another
+    """
+    n, columns, height, width, channels = strips.shape
+    row = width * channels                                                         # numbers in a row of a strip
+    patches = xp.lib.stride_tricks.sliding_window_view(strips.reshape(n * columns, height * row), kernel * row, axis=1)
+    return patches[:, first * row::stride * row][:, :out].swapaxes(0, 1)
+
+
+def _products(strips, w, out, stride, first=0):
+    """Each of the _patches times the kernel w (O, C, kh, kw): (n, out, OW, O)"""
+    matrix = w.transpose(0, 2, 3, 1).reshape(len(w), -1).T                         # (kh kw C, O)
+    pixels = _patches(strips, w.shape[2], out, stride, first) @ matrix             # (out, n OW, O)
+    return pixels.reshape((out,) + strips.shape[:2] + (-1,)).swapaxes(0, 1)
 
 
 def _geometry(x_shape, kernel, stride, padding):
@@ -60,60 +74,89 @@ def _geometry(x_shape, kernel, stride, padding):
     return stride, padding, out
 
 
-def _channels(name, x, w, axis):
+def _channels(name, x, w, b, axis):
     if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[axis]:
         order = ("(out, in, kh, kw)", "(in, out, kh, kw)")[axis == 0]
         raise TinygenError(f"{name} cannot take images {x.shape} with a kernel {w.shape}: images are (N, C, H, W), the kernel is "
                            f"{order}, and both must have the same number of input channels.")
+    if b is not None and b.shape != (w.shape[1 - axis],):
+        raise TinygenError(f"{name} cannot take a bias of shape {b.shape} with a kernel {w.shape}: it wants one number for each of "
+                           f"the {w.shape[1 - axis]} output channels.")
 
 
-samples = lambda r: [(r(2, 3, 5, 4), r(4, 3, 3, 2), dict(stride=(2, 1), padding=(1, 0))), (r(2, 2, 4, 4), r(3, 2, 1, 1)),
+samples = lambda r: [(r(2, 3, 5, 4), r(4, 3, 3, 2), r(4), dict(stride=(2, 1), padding=(1, 0))), (r(2, 2, 4, 4), r(3, 2, 1, 1)),
                      (r(1, 1, 3, 3), r(1, 1, 3, 3), dict(padding=1)), (r(2, 1, 6, 5), r(2, 1, 2, 3), dict(stride=3, padding=1))]
 
 
-@primitive(lambda g, y, x, w, *, stride=1, padding=0: _back_to_image(g, w, x.shape, stride, padding),
-           lambda g, y, x, w, *, stride=1, padding=0: correlate(x, g, kernel=w.shape[2:], stride=stride, padding=padding),
+@primitive(lambda g, y, x, w, b=None, *, stride=1, padding=0: _back_to_image(g, w, x.shape, stride, padding),
+           lambda g, y, x, w, b=None, *, stride=1, padding=0: correlate(x, g, kernel=w.shape[2:], stride=stride, padding=padding),
+           lambda g, y, x, w, b=None, *, stride=1, padding=0: sum(g, axis=(0, 2, 3)),
            samples=samples)
-def convolve(x, w, *, stride=1, padding=0):
-    """y = convolution of x with w;   dx = transposed(g, w),   dw = correlate(x, g)
+def convolve(x, w, b=None, *, stride=1, padding=0):
+    """y = convolution of x with w, plus b for each channel;   dx = transposed(g, w),   dw = correlate(x, g),   db = sum of g
 
-    y[n, o, a, b] = sum over c, i, j of x[n, c, a s + i - p, b s + j - p] w[o, c, i, j]   with stride s and padding p
+    y[n, o, u, v] = b[o] + sum over c, i, j of x[n, c, u s + i - p, v s + j - p] w[o, c, i, j]   with stride s and padding p
     """
-    _channels("conv2d", x, w, 1)
+    _channels("conv2d", x, w, b, 1)
     stride, padding, out = _geometry(x.shape, w.shape[2:], stride, padding)
-    y = xp.empty((len(x), len(w)) + out, dtype=x.dtype)
-    _products(y, x, w, stride, (-padding[0], -padding[1]))
-    return y
+    y, height = xp.empty((len(x),) + out + (len(w),), dtype=x.dtype), (out[0] - 1) * stride[0] + w.shape[2]
+    for part in backend.pieces(len(x), size=out[1] * height * w.shape[3] * x.shape[1]):
+        strips = _strips(x[part], w.shape[3], out[1], stride[1], -padding[1], -padding[0], height)
+        y[part] = _products(strips, w, out[0], stride[0])
+    if b is not None:
+        y += b
+    return y.transpose(0, 3, 1, 2)
 
 
-@primitive(lambda g, y, x, w, *, stride=1, padding=0, output_padding=0: convolve(g, w, stride=stride, padding=padding),
-           lambda g, y, x, w, *, stride=1, padding=0, output_padding=0:
-           correlate(g, x, kernel=w.shape[2:], stride=stride, padding=padding),
-           samples=lambda r: [(r(2, 4, 3, 3), r(4, 3, 3, 2), dict(stride=(2, 1), padding=(1, 0), output_padding=(1, 0))),
-                              (r(2, 3, 4, 4), r(3, 2, 1, 1)), (r(1, 2, 2, 2), r(2, 1, 4, 4), dict(stride=2, padding=1))])
-def transposed(x, w, *, stride=1, padding=0, output_padding=0):
-    """y = every pixel of x stamping w;   dx = convolve(g, w),   dw = correlate(g, x)
+def _residues(stride, padding, kernel, size):
+    """The convolutions that a transposed one consists of, along one axis: [(pixels, taps, start)]
 
-    y[n, c, a s + i - p, b s + j - p] = sum over all o, a, b, i, j that give this place of x[n, o, a, b] w[o, c, i, j]
+    Pixel a of y meets pixel u of x in tap i wherever a = u s + i - p. So the pixels a = r, r + s, r + 2s, ... meet the taps
+    first, first + s, ... only, from pixel u = start on: a convolution of stride 1 with these taps, turned round.
     """
-    _channels("conv_transpose2d", x, w, 0)
+    found = []
+    for r in range(stride):
+        pixels, taps = range(r, size, stride), range((r + padding) % stride, kernel, stride)
+        if pixels and taps:
+            found.append((pixels, taps, (r + padding) // stride - len(taps) + 1))
+    return found
+
+
+def _slice(numbers):
+    return slice(numbers.start, numbers.stop, numbers.step)
+
+
+@primitive(lambda g, y, x, w, b=None, *, stride=1, padding=0, output_padding=0: convolve(g, w, stride=stride, padding=padding),
+           lambda g, y, x, w, b=None, *, stride=1, padding=0, output_padding=0:
+           correlate(g, x, kernel=w.shape[2:], stride=stride, padding=padding),
+           lambda g, y, x, w, b=None, *, stride=1, padding=0, output_padding=0: sum(g, axis=(0, 2, 3)),
+           samples=lambda r: [(r(2, 4, 3, 3), r(4, 3, 3, 2), r(3), dict(stride=(2, 1), padding=(1, 0), output_padding=(1, 0))),
+                              (r(2, 3, 4, 4), r(3, 2, 1, 1)), (r(1, 2, 2, 2), r(2, 1, 4, 4), dict(stride=2, padding=1))])
+def transposed(x, w, b=None, *, stride=1, padding=0, output_padding=0):
+    """y = every pixel of x stamping w, plus b for each channel;   dx = convolve(g, w),   dw = correlate(g, x),   db = sum of g
+
+    y[n, c, u s + i - p, v s + j - p] = b[c] + sum over all o, u, v, i, j that give this place of x[n, o, u, v] w[o, c, i, j]
+    """
+    _channels("conv_transpose2d", x, w, b, 0)
     (stride, padding, rest), kernel = map(pair, (stride, padding, output_padding)), w.shape[2:]
     size = tuple((n - 1) * s - 2 * p + k + o for n, s, p, k, o in zip(x.shape[2:], stride, padding, kernel, rest))
     if min(size) < 1 or any(not 0 <= o < s for o, s in zip(rest, stride)):
         raise TinygenError(f"conv_transpose2d of images {x.shape[2]}x{x.shape[3]} with a {kernel[0]}x{kernel[1]} kernel, stride {stride}, "
                            f"padding {padding} and output_padding {rest} is impossible: output_padding must be below the stride, "
                            f"and the result of size {size} at least 1x1.")
-    y = xp.zeros((len(x), w.shape[1]) + size, dtype=x.dtype)
-    # Pixel u of y meets pixel a of x in tap i wherever u = a s + i - p. So the pixels u = r + s m, m = 0, 1, ..., meet the
-    # taps i = first + s j only, where r + p = s q + first, at a = m + q - j: a convolution with these taps, turned round.
-    for residue in itertools.product(range(stride[0]), range(stride[1])):
-        first = [(r + p) % s for r, p, s in zip(residue, padding, stride)]
-        taps = w[:, :, first[0]::stride[0], first[1]::stride[1]][:, :, ::-1, ::-1].swapaxes(0, 1)      # (C, O, kh / s, kw / s)
-        start = [(r + p) // s - k + 1 for r, p, s, k in zip(residue, padding, stride, taps.shape[2:])]
-        pixels = y[:, :, residue[0]::stride[0], residue[1]::stride[1]]
-        if taps.size and pixels.size:
-            _products(pixels, x, taps, (1, 1), start)
-    return y
+    y = xp.zeros((len(x),) + size + (w.shape[1],), dtype=x.dtype)                  # 0 where no tap comes: the kernel may be below the stride
+    rows, columns = (_residues(*axis) for axis in zip(stride, padding, kernel, size))
+    top = min(start for _, _, start in rows)
+    height = max(start + len(pixels) + len(taps) - 1 for pixels, taps, start in rows) - top
+    for part in backend.pieces(len(x), size=y.shape[2] * height * kernel[1] // stride[1]**2 * x.shape[1]):
+        for u, i, left in columns:
+            strips = _strips(x[part], len(i), len(u), 1, left, top, height)
+            for v, j, start in rows:
+                taps = w[:, :, _slice(j), _slice(i)][:, :, ::-1, ::-1].swapaxes(0, 1)                   # (C, O, kh / s, kw / s)
+                y[part, _slice(v), _slice(u)] = _products(strips, taps, len(v), 1, start - top)
+    if b is not None:
+        y += b
+    return y.transpose(0, 3, 1, 2)
 
 
 @primitive(lambda g, y, x, h, *, kernel, stride=1, padding=0: _back_to_image(h, g, x.shape, stride, padding),
@@ -123,16 +166,17 @@ def transposed(x, w, *, stride=1, padding=0, output_padding=0):
 def correlate(x, h, *, kernel, stride=1, padding=0):
     """y = correlation of x with h;   dx = transposed(h, g),   dh = convolve(x, g)
 
-    y[o, c, i, j] = sum over n, a, b of h[n, o, a, b] x[n, c, a s + i - p, b s + j - p]
+    y[o, c, i, j] = sum over n, u, v of h[n, o, u, v] x[n, c, u s + i - p, v s + j - p]
     """
     kernel = tuple(kernel)
     stride, padding, out = _geometry(x.shape, kernel, stride, padding)
     if h.shape[2:] != out:
         raise TinygenError(f"correlate wants one h for each place of the kernel, {out}, but h has shape {h.shape}.")
-    y = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), dtype=x.dtype)
-    for part in backend.pieces(len(x), size=y.shape[1] * out[0] * out[1]):
-        pixels = h[part].transpose(0, 2, 3, 1).reshape(-1, h.shape[1])             # (n OH OW, O)
-        y += pixels.T @ _patches(x[part], kernel, out, stride, (-padding[0], -padding[1]))
+    y, height = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), dtype=x.dtype), (out[0] - 1) * stride[0] + kernel[0]
+    for part in backend.pieces(len(x), size=out[1] * height * kernel[1] * x.shape[1]):
+        strips = _strips(x[part], kernel[1], out[1], stride[1], -padding[1], -padding[0], height)
+        pixels = h[part].transpose(2, 0, 3, 1).reshape(out[0], -1, h.shape[1])     # (OH, n OW, O)
+        y += (pixels.swapaxes(1, 2) @ _patches(strips, kernel[0], out[0], stride[0])).sum(0)
     return y.reshape((len(y),) + kernel + (-1,)).transpose(0, 3, 1, 2)             # (O, C, kh, kw)
 
 

@@ -8,6 +8,8 @@ Names and arguments are PyTorch's, with axis for dim. Images are (N, C, H, W).
 """
 import math
 
+import numpy as np
+
 from . import backend
 from .backend import TinygenError, xp
 from .conv import convolve, transposed
@@ -43,7 +45,7 @@ def leaky_relu_plain(x, negative_slope=0.01):
 
 
 @fused(leaky_relu_plain,
-       lambda g, y, x, *, negative_slope=0.01: g * xp.maximum(x > 0, x.dtype.type(negative_slope)), elementwise=True)
+       lambda g, y, x, *, negative_slope=0.01: g * ((x > 0) * x.dtype.type(1 - negative_slope) + negative_slope), elementwise=True)
 def leaky_relu(x, *, negative_slope=0.01):
     """y = x where x > 0, else s x;   dx = g where x > 0, else s g   (s: negative_slope, 0 to 1)"""
     if not 0 <= negative_slope <= 1:
@@ -83,7 +85,8 @@ def _selu_vjp(g, y, x):
 @backend.fuse
 def selu(x):
     """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)"""
-    return SELU_SCALE * xp.maximum(x, 0) + SELU_SCALE * SELU_ALPHA * xp.expm1(xp.minimum(x, 0))
+    positive = xp.maximum(x, 0)
+    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)
 
 
 def softplus_plain(x):
@@ -112,7 +115,8 @@ def _silu_vjp(g, y, x):
 @backend.fuse
 def silu(x):
     """y = x s, s = sigmoid(x);   dx = g (s + y (1 - s))"""
-    return x / (1 + xp.exp(xp.minimum(-x, 88)))  # as in sigmoid
+    with np.errstate(over="ignore"):  # as in sigmoid
+        return x / (1 + xp.exp(-x))
 
 
 def gelu(x, approximate="none"):
@@ -204,15 +208,13 @@ def linear(x, weight, bias=None):
 
 def conv2d(input, weight, bias=None, stride=1, padding=0):
     """Images (N, C, H, W) with kernels (out, C, kh, kw): (N, out, OH, OW), OH = floor((H + 2 padding - kh) / stride) + 1"""
-    y = convolve(input, weight, stride=stride, padding=padding)
-    return y if bias is None else y + bias.reshape(-1, 1, 1)
+    return convolve(input, weight, bias, stride=stride, padding=padding)
 
 
 def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0):
     """The adjoint of conv2d: (N, C, H, W), kernels (C, out, kh, kw) -> (N, out, OH, OW), OH = (H - 1) stride - 2 padding + kh
     + output_padding. Each pixel of the input stamps the kernel onto the output."""
-    y = transposed(input, weight, stride=stride, padding=padding, output_padding=output_padding)
-    return y if bias is None else y + bias.reshape(-1, 1, 1)
+    return transposed(input, weight, bias, stride=stride, padding=padding, output_padding=output_padding)
 
 
 def avg_pool2d(input, kernel_size):
@@ -279,14 +281,26 @@ def standardize(x, *, axis, eps=1e-5):
     return x / xp.sqrt((x * x).mean(axis=axis, keepdims=True) + eps)
 
 
+def scale_shift_plain(x, a, b):
+    return x * a + b
+
+
+@fused(scale_shift_plain,
+       lambda g, y, x, a, b: g * a,
+       lambda g, y, x, a, b: g * x,
+       lambda g, y, x, a, b: g, elementwise=True, samples=lambda r: [(r(2, 3, 4), r(3, 1), r(3, 1)), (r(3), r(3), r())])
+@backend.fuse
+def scale_shift(x, a, b):
+    """y = x a + b;   dx = g a,   da = g x,   db = g"""
+    return x * a + b
+
+
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
     """Standardise each sample over its last axes (those of normalized_shape), then scale and shift."""
     shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
     if x.shape[x.ndim - len(shape):] != shape:
         raise TinygenError(f"layer_norm over {shape} does not fit x of shape {x.shape}: the last axes must be equal.")
-    y = standardize(x, axis=tuple(range(-len(shape), 0)), eps=eps)
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    return _affine(standardize(x, axis=tuple(range(-len(shape), 0)), eps=eps), weight, bias)
 
 
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
@@ -295,7 +309,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     if c % num_groups:
         raise TinygenError(f"group_norm cannot divide {c} channels into {num_groups} equal groups.")
     y = standardize(x.reshape(n, num_groups, math.prod(x.shape[1:]) // num_groups), axis=-1, eps=eps).reshape(x.shape)
-    return _scale_channels(y, weight, bias)
+    return _affine_channels(y, weight, bias)
 
 
 def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
@@ -318,13 +332,20 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     else:
         shape = (-1,) + (1,) * (x.ndim - 2)
         y = (x - running_mean.reshape(shape)) * (1 / xp.sqrt(running_var + eps)).reshape(shape)
-    return _scale_channels(y, weight, bias)
+    return _affine_channels(y, weight, bias)
 
 
-def _scale_channels(y, weight, bias):
+def _affine(y, weight, bias):
+    if weight is not None and bias is not None:
+        return scale_shift(y, weight, bias)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def _affine_channels(y, weight, bias):
+    """weight and bias hold a number for each channel of y (N, C, ...)."""
     shape = (-1,) + (1,) * (y.ndim - 2)                                       # (C,) -> (C, 1, 1)
-    y = y if weight is None else y * weight.reshape(shape)
-    return y if bias is None else y + bias.reshape(shape)
+    return _affine(y, *(p if p is None else p.reshape(shape) for p in (weight, bias)))
 
 
 # Losses and likelihoods -----------------------------------------------------------------------------------------------

@@ -348,7 +348,7 @@ class ConditionalBatchNorm2d(Module):
 
     def forward(self, x, c):
         scale, shift = (layer(c).reshape(x.shape[:2] + (1, 1)) for layer in (self.scale, self.shift))       # (N, C, 1, 1)
-        return self.norm(x) * (1 + scale) + shift
+        return F.scale_shift(self.norm(x), 1 + scale, shift)
 
 
 class Conv2d(Module):

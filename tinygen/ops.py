@@ -12,6 +12,8 @@ import functools
 import math
 import operator
 
+import numpy as np
+
 from . import backend
 from .backend import TinygenError, xp
 from .tensor import Tensor, _result, primitive, sum_to
@@ -147,7 +149,8 @@ def tanh(a):
 @elementwise(lambda g, y, a: g * (y * (1 - y)))
 def sigmoid(a):
     """y = 1 / (1 + e^-a);   da = g y (1 - y)"""
-    return 1 / (1 + xp.exp(xp.minimum(-a, 88)))  # e^88 is the last that float32 can hold
+    with np.errstate(over="ignore"):  # where e^-a becomes infinite, y is 0
+        return 1 / (1 + xp.exp(-a))
 
 
 @elementwise(lambda g, y, a: g * (2 / xp.pi**0.5) * exp(-a * a))

@@ -121,18 +121,22 @@ class SGD(Optimizer):
 
 @backend.fuse
 def _adam(w, g, m, v, step, beta1, beta2, eps):
-    m += (1 - beta1) * (g - m)            # first moment: running mean of the gradient
-    v += (1 - beta2) * (g * g - v)        # second moment: running mean of its square
+    m *= beta1
+    m += g
+    v *= beta2
+    v += g * g
     w -= step * m / (xp.sqrt(v) + eps)
 
 
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015): each number moves by lr times its mean gradient over its typical size.
 
-    m <- b1 m + (1 - b1) g         v <- b2 v + (1 - b2) g^2
-    w <- w - lr m' / (sqrt(v') + eps),   m' = m / (1 - b1^t),  v' = v / (1 - b2^t)
+    m <- b1 m + g         v <- b2 v + g^2                    sums over all steps, in which old gradients count less and less
+    w <- w - lr m' / (sqrt(v') + eps),   m' = m / (1 + b1 + ... + b1^(t-1)),  v' likewise: the means
+
+    (The paper has m and v times 1 - b1 and 1 - b2; the means are the same.)
     """
-    memory = ("m", "v")
+    memory = ("sum", "sum_of_squares")
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
         super().__init__(params, lr)
@@ -141,10 +145,9 @@ class Adam(Optimizer):
         self.betas, self.eps = betas, eps
 
     def update(self, w, g, m, v, t):
-        beta1, beta2 = self.betas
-        # the moments start at 0, which makes them too small by 1 - beta^t: m / (1 - beta1^t) / (sqrt(v) / root + eps)
-        root = (1 - beta2**t)**0.5
-        _adam(w, g, m, v, self.lr * root / (1 - beta1**t), beta1, beta2, self.eps * root)
+        n1, n2 = ((1 - beta**t) / (1 - beta) for beta in self.betas)  # how many gradients the sums stand for: 1 + b + ... + b^(t-1)
+        # m / n1 / (sqrt(v / n2) + eps), with the root of n2 taken out of the denominator
+        _adam(w, g, m, v, self.lr * n2**0.5 / n1, *self.betas, self.eps * n2**0.5)
 
 
 class AdamW(Adam):
