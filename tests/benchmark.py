@@ -13,6 +13,7 @@ Not collected by pytest: a time is no test.
 import argparse
 import importlib.util
 import math
+import os
 import pathlib
 import statistics
 import subprocess
@@ -35,8 +36,13 @@ def tinygen_library():
     return types.SimpleNamespace(
         name="tinygen", tg=tg, nn=nn, F=F, Adam=optim.Adam, randn=lambda *shape: tg.randn(*shape), rand=lambda *shape: tg.rand(*shape),
         randint=lambda low, high, n: tg.randint(low, high, (n,)), grad=lambda y, x: tg.grad(y, x, create_graph=True)[0],
-        tensor=tg.Tensor, leaf=lambda x: tg.Tensor(x, requires_grad=True), no_grad=tg.no_grad, in_blocks=metrics.in_blocks,
-        wait=_wait_cupy)
+        tensor=tg.Tensor, leaf=lambda x: tg.Tensor(x, requires_grad=True), no_grad=tg.no_grad, in_blocks=_in_blocks, wait=_wait_cupy)
+
+
+def _in_blocks(f, x):
+    """One block for each core, which PyTorch does by itself."""
+    cores = os.cpu_count()
+    return metrics.in_blocks(f, x, block=-(-len(x) // cores), cores=cores)
 
 
 def _wait_cupy():

@@ -2,6 +2,7 @@
 import itertools
 import math
 import os
+import threading
 import time
 import tracemalloc
 
@@ -472,6 +473,37 @@ def test_blocks_change_nothing_and_record_nothing():
     watch = lambda rows: seen.append((len(rows), model(rows).requires_grad)) or model(rows)
     assert np.allclose(in_blocks(watch, x, block=4), model(x).numpy(), atol=1e-6)
     assert seen == [(4, False), (4, False), (2, False)]
+
+
+def test_cores_share_the_blocks_out(library):
+    """Two blocks wait for each other inside f, which only two threads can do; order and values stay, BLAS's threads come back."""
+    model, x = Classifier(4, 8, 6, 3), rng.normal(size=(10, 4))
+    assert np.allclose(in_blocks(model, x, block=3, cores=2), model(x).numpy(), atol=1e-6)
+    if backend.name() != "numpy":
+        return
+    together, blas = threading.Barrier(2, timeout=20), backend._openblas()
+    if blas:
+        blas.scipy_openblas_set_num_threads64_(2)
+    inside = []
+
+    def f(rows):
+        together.wait()
+        inside.append(blas and blas.scipy_openblas_get_num_threads64_())
+        return model(rows)
+    try:
+        assert np.allclose(in_blocks(f, x, block=5, cores=2), model(x).numpy(), atol=1e-6)
+        assert inside == [blas and 1] * 2
+        with pytest.raises(ZeroDivisionError):
+            in_blocks(lambda rows: 1 / 0, x, block=5, cores=2)
+        assert blas is None or blas.scipy_openblas_get_num_threads64_() == 2
+    finally:
+        if blas:
+            blas.scipy_openblas_set_num_threads64_(1)
+
+
+def test_cores_without_a_switch_for_the_threads_of_blas(monkeypatch):
+    monkeypatch.setattr(backend, "_openblas", lambda: None)
+    assert backend.on_cores(lambda n: n * n, [1, 2, 3], cores=2) == [1, 4, 9]
 
 
 @pytest.mark.slow

@@ -8,11 +8,14 @@ once and runs on both. This is the only file that knows there are two libraries.
     with tg.backend.precision("float64"): ...       # gradient checks want 16 digits, training wants 7
 """
 import contextlib
+import ctypes
 import functools
 import json
 import math
 import os
+import pathlib
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -128,6 +131,45 @@ def pieces(n, size=1):
     """
     step = max(1, CACHE // max(1, size)) if _active.name == "numpy" else max(1, n)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+# ---------------------------------------------------------------------------------------------- several cores
+# NumPy's matrix products use every core, all else one. Where a job falls into parts that do not need each other, threads can
+# share them out: NumPy lets go of Python's lock while it computes.
+
+def _openblas():
+    """The library of matrix products that NumPy's wheels bring along, or None: another one, or another name for it."""
+    here = pathlib.Path(np.__file__).parent
+    for path in [*here.parent.glob("numpy.libs/*openblas*"), *here.glob(".dylibs/*openblas*")]:
+        library = ctypes.CDLL(str(path))  # loaded long ago, so this only finds it
+        if hasattr(library, "scipy_openblas_set_num_threads64_"):
+            return library
+
+
+@contextlib.contextmanager
+def _one_thread_for_products():
+    """Inside, a matrix product uses the thread it is called from and no other: threads that have threads wait for each other."""
+    library = _openblas()
+    before = library.scipy_openblas_get_num_threads64_() if library else None
+    try:
+        if library:
+            library.scipy_openblas_set_num_threads64_(1)
+        yield
+    finally:
+        if library:
+            library.scipy_openblas_set_num_threads64_(before)
+
+
+def on_cores(f, items, cores):
+    """[f(item) for item in items], `cores` of them at a time; on a GPU one after the other, for there each uses all of it.
+
+    f must not draw random numbers, which would come in an order left to chance, and must not switch modes (no_grad, precision,
+    tg.grad), which are the same for all threads.
+    """
+    if cores == 1 or name() != "numpy":
+        return [f(item) for item in items]
+    with _one_thread_for_products(), ThreadPoolExecutor(cores) as pool:
+        return list(pool.map(f, items))
 
 
 @contextlib.contextmanager

@@ -371,12 +371,16 @@ def train_classifier(images, labels, steps=3000, batch=128, lr=3e-3, seed=0):
 
 
 @no_grad()
-def in_blocks(f, x, block=1000):
-    """f(x) as a NumPy array, `block` rows at a time and without recording: in_blocks(classifier.features, images)."""
+def in_blocks(f, x, block=1000, cores=1):
+    """f(x) as a NumPy array, `block` rows at a time and without recording: in_blocks(classifier.features, images).
+
+    cores   how many blocks to work on at a time; with more than 1 f must draw no random numbers (see backend.on_cores)
+    """
     x = x if isinstance(x, Tensor) else Tensor(x)
     if len(x) == 0:
         raise TinygenError(f"in_blocks needs at least one row, x has shape {x.shape}.")
-    return np.concatenate([backend.to_numpy(f(Tensor(x.data[i:i + block]))) for i in range(0, len(x), block)])
+    blocks = [x.data[i:i + block] for i in range(0, len(x), block)]
+    return np.concatenate(backend.on_cores(lambda rows: backend.to_numpy(f(Tensor(rows))), blocks, cores))
 
 
 def spread_within_classes(images, labels):
