@@ -31,6 +31,11 @@ def output_size(size, kernel, stride, padding):
     return (size + 2 * padding - kernel) // stride + 1
 
 
+def _covered(out, kernel, stride):
+    """How many pixels `out` places of a kernel cover along an axis."""
+    return (out - 1) * stride + kernel
+
+
 def _strips(x, kernel, out, stride, left, top, height):
     """What a kernel sees of images x (n, C, H, W) in each of `out` columns of places: (n, out, height, kernel, C).
 
@@ -38,7 +43,7 @@ def _strips(x, kernel, out, stride, left, top, height):
     left, top  the pixel where the first strip begins, the others `stride` pixels after one another; it may lie outside the
                image, where all is 0
     """
-    width = (out - 1) * stride + kernel
+    width = _covered(out, kernel, stride)
     image = x[:, :, max(top, 0):max(top + height, 0), max(left, 0):max(left + width, 0)].transpose(0, 2, 3, 1)
     seen = xp.zeros((len(x), height, width, x.shape[1]), dtype=x.dtype)
     seen[:, max(-top, 0):, max(-left, 0):][:, :image.shape[1], :image.shape[2]] = image
@@ -99,7 +104,7 @@ def convolve(x, w, b=None, *, stride=1, padding=0):
     """
     _channels("conv2d", x, w, b, 1)
     stride, padding, out = _geometry(x.shape, w.shape[2:], stride, padding)
-    y, height = xp.empty((len(x),) + out + (len(w),), dtype=x.dtype), (out[0] - 1) * stride[0] + w.shape[2]
+    y, height = xp.empty((len(x),) + out + (len(w),), dtype=x.dtype), _covered(out[0], w.shape[2], stride[0])
     for part in backend.pieces(len(x), size=out[1] * height * w.shape[3] * x.shape[1]):
         strips = _strips(x[part], w.shape[3], out[1], stride[1], -padding[1], -padding[0], height)
         y[part] = _products(strips, w, out[0], stride[0])
@@ -111,8 +116,8 @@ def convolve(x, w, b=None, *, stride=1, padding=0):
 def _residues(stride, padding, kernel, size):
     """The convolutions that a transposed one consists of, along one axis: [(pixels, taps, start)]
 
-    Pixel a of y meets pixel u of x in tap i wherever a = u s + i - p. So the pixels a = r, r + s, r + 2s, ... meet the taps
-    first, first + s, ... only, from pixel u = start on: a convolution of stride 1 with these taps, turned round.
+    Pixel u of y meets pixel a of x in tap i wherever u = a s + i - p. So the pixels u = r, r + s, r + 2s, ... meet each s-th tap
+    only, from i = (r + p) mod s and a = start on: a convolution of stride 1 with these taps, turned round.
     """
     found = []
     for r in range(stride):
@@ -123,6 +128,7 @@ def _residues(stride, padding, kernel, size):
 
 
 def _slice(numbers):
+    """A range as an index."""
     return slice(numbers.start, numbers.stop, numbers.step)
 
 
@@ -135,7 +141,7 @@ def _slice(numbers):
 def transposed(x, w, b=None, *, stride=1, padding=0, output_padding=0):
     """y = every pixel of x stamping w, plus b for each channel;   dx = convolve(g, w),   dw = correlate(g, x),   db = sum of g
 
-    y[n, c, u s + i - p, v s + j - p] = b[c] + sum over all o, u, v, i, j that give this place of x[n, o, u, v] w[o, c, i, j]
+    y[n, c, u, v] = b[c] + sum over all o, a, d, i, j with u = a s + i - p and v = d s + j - p of x[n, o, a, d] w[o, c, i, j]
     """
     _channels("conv_transpose2d", x, w, b, 0)
     (stride, padding, rest), kernel = map(pair, (stride, padding, output_padding)), w.shape[2:]
@@ -144,16 +150,16 @@ def transposed(x, w, b=None, *, stride=1, padding=0, output_padding=0):
         raise TinygenError(f"conv_transpose2d of images {x.shape[2]}x{x.shape[3]} with a {kernel[0]}x{kernel[1]} kernel, stride {stride}, "
                            f"padding {padding} and output_padding {rest} is impossible: output_padding must be below the stride, "
                            f"and the result of size {size} at least 1x1.")
-    y = xp.zeros((len(x),) + size + (w.shape[1],), dtype=x.dtype)                  # 0 where no tap comes: the kernel may be below the stride
+    y = xp.zeros((len(x),) + size + (w.shape[1],), dtype=x.dtype)                  # stays 0 between the stamps, if the stride is larger
     rows, columns = (_residues(*axis) for axis in zip(stride, padding, kernel, size))
-    top = min(start for _, _, start in rows)
-    height = max(start + len(pixels) + len(taps) - 1 for pixels, taps, start in rows) - top
-    for part in backend.pieces(len(x), size=y.shape[2] * height * kernel[1] // stride[1]**2 * x.shape[1]):
-        for u, i, left in columns:
-            strips = _strips(x[part], len(i), len(u), 1, left, top, height)
-            for v, j, start in rows:
-                taps = w[:, :, _slice(j), _slice(i)][:, :, ::-1, ::-1].swapaxes(0, 1)                   # (C, O, kh / s, kw / s)
-                y[part, _slice(v), _slice(u)] = _products(strips, taps, len(v), 1, start - top)
+    top = min((start for _, _, start in rows), default=0)
+    height = max((start + _covered(len(pixels), len(taps), 1) for pixels, taps, start in rows), default=top) - top
+    for part in backend.pieces(len(x), size=size[1] * height * kernel[1] * x.shape[1] // stride[1]**2):
+        for v, j, left in columns:
+            strips = _strips(x[part], len(j), len(v), 1, left, top, height)
+            for u, i, start in rows:
+                taps = w[:, :, _slice(i), _slice(j)][:, :, ::-1, ::-1].swapaxes(0, 1)                   # (C, O, kh / s, kw / s)
+                y[part, _slice(u), _slice(v)] = _products(strips, taps, len(u), 1, start - top)
     if b is not None:
         y += b
     return y.transpose(0, 3, 1, 2)
@@ -172,7 +178,7 @@ def correlate(x, h, *, kernel, stride=1, padding=0):
     stride, padding, out = _geometry(x.shape, kernel, stride, padding)
     if h.shape[2:] != out:
         raise TinygenError(f"correlate wants one h for each place of the kernel, {out}, but h has shape {h.shape}.")
-    y, height = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), dtype=x.dtype), (out[0] - 1) * stride[0] + kernel[0]
+    y, height = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), dtype=x.dtype), _covered(out[0], kernel[0], stride[0])
     for part in backend.pieces(len(x), size=out[1] * height * kernel[1] * x.shape[1]):
         strips = _strips(x[part], kernel[1], out[1], stride[1], -padding[1], -padding[0], height)
         pixels = h[part].transpose(2, 0, 3, 1).reshape(out[0], -1, h.shape[1])     # (OH, n OW, O)

@@ -13,7 +13,7 @@ from . import backend
 from .backend import TinygenError, xp
 from .tensor import Tensor
 
-OPERANDS = 16  # arrays that an update has in hand at once, its temporaries included: they should stay in the cache together
+OPERANDS = 8  # arrays that an update has in hand at once, its temporaries included: they should stay in the cache together
 
 
 class Optimizer:
@@ -82,7 +82,7 @@ class Optimizer:
             i = max(j, i + 1)
 
     def update(self, w, g, *memory, t):
-        """Change the parameters w in place, given their gradient g, for the t-th time."""
+        """Change the parameters w in place, given their gradient g (a copy, which may be overwritten), for the t-th time."""
         raise NotImplementedError
 
     def state_dict(self):
@@ -123,8 +123,9 @@ class SGD(Optimizer):
 def _adam(w, g, m, v, step, beta1, beta2, eps):
     m *= beta1
     m += g
+    g *= g  # step() made a copy of the gradients, which is not needed any more
     v *= beta2
-    v += g * g
+    v += g
     w -= step * m / (xp.sqrt(v) + eps)
 
 
