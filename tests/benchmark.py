@@ -13,7 +13,6 @@ Not collected by pytest: a time is no test.
 import argparse
 import importlib.util
 import math
-import os
 import pathlib
 import statistics
 import subprocess
@@ -40,8 +39,8 @@ def tinygen_library():
 
 
 def _in_blocks(f, x):
-    """One block for each core, which PyTorch does by itself."""
-    cores = os.cpu_count()
+    """One block for each core (PyTorch uses every core by itself), and one for a GPU."""
+    cores = backend.CORES if backend.name() == "numpy" else 1
     return metrics.in_blocks(f, x, block=-(-len(x) // cores), cores=cores)
 
 

@@ -59,6 +59,16 @@ def test_transposed_sizes(size, k, s, p, o):
     assert y.shape == (2, 2) + ((size - 1) * s - 2 * p + k + o,) * 2
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+def test_integer_images_give_floating_results(dtype, library):
+    x, w, b = rng.integers(0, 256, (2, 3, 4, 4)).astype(dtype), rng.standard_normal((2, 3, 3, 3)), rng.standard_normal(2)
+    y = F.conv2d(tg.Tensor(x), tg.Tensor(w), tg.Tensor(b), padding=1).numpy()
+    np.testing.assert_allclose(y, by_loops(x, w, (1, 1), (1, 1)) + b[:, None, None], rtol=1e-12, atol=1e-12)
+    back = F.conv_transpose2d(tg.Tensor(x), tg.Tensor(w.swapaxes(0, 1)), tg.Tensor(b), padding=1).numpy()
+    turned = w[:, :, ::-1, ::-1]
+    np.testing.assert_allclose(back, by_loops(x, turned, (1, 1), (1, 1)) + b[:, None, None], rtol=1e-12, atol=1e-12)
+
+
 def test_a_penalty_through_a_convolutional_critic(library):
     """WGAN-GP: the gradient of |grad_x critic(x)|, through two strided convolutions, in every weight."""
     w1, w2 = rng.standard_normal((3, 1, 3, 3)), rng.standard_normal((2, 3, 4, 4))
@@ -90,6 +100,12 @@ def test_biases_pooling_and_upsampling(library):
     (lambda: F.conv2d(tg.zeros(3, 5, 5), tg.zeros(4, 3, 3, 3)), r"images are \(N, C, H, W\)"),
     (lambda: F.conv2d(tg.zeros(2, 3, 2, 2), tg.zeros(4, 3, 3, 3)), "3x3 kernel .* does not fit on images of 2x2"),
     (lambda: F.conv_transpose2d(tg.zeros(2, 3, 5, 5), tg.zeros(3, 2, 3, 3), stride=2, output_padding=2), "below the stride"),
+    (lambda: F.conv2d(tg.zeros(2, 3, 5, 5), tg.zeros(4, 3, 3, 3), 1.0), r"bias of shape \(\) .* each of the 4"),
+    (lambda: F.conv2d(tg.zeros(2, 3, 5, 5), tg.zeros(4, 3, 3, 3), stride=0), r"stride of at least 1 .* \(0, 0\)"),
+    (lambda: F.conv2d(tg.zeros(2, 3, 5, 5), tg.zeros(4, 3, 3, 3), padding=(0, -1)), r"padding of at least 0, not .* \(0, -1\)"),
+    (lambda: F.conv_transpose2d(tg.zeros(2, 3, 5, 5), tg.zeros(3, 4, 3, 3), padding=-1), "padding of at least 0"),
+    (lambda: F.conv2d(tg.zeros(2, 3, 5, 5), tg.zeros(4, 3, 3, 3), stride=(1, 2, 3)), r"one number, or two .* not \(1, 2, 3\)"),
+    (lambda: correlate(tg.zeros(1, 3, 5, 5), tg.zeros(3, 4, 3, 3), kernel=(3, 3)), r"\(1, 'O', 3, 3\), not shape \(3, 4, 3, 3\)"),
     (lambda: F.avg_pool2d(tg.zeros(1, 1, 5, 5), 2), "5x5 into blocks of 2x2"),
 ])
 def test_misfits_are_explained(act, words):
@@ -98,7 +114,7 @@ def test_misfits_are_explained(act, words):
 
 
 def test_columns_are_not_kept():
-    """The peak of a step is the activations and their gradients, plus the columns of the few images in the cache."""
+    """The peak of a step is the activations and their gradients, plus the strips of the few images in the cache."""
     import tracemalloc
     with backend.precision("float32"):
         x, w = tg.Tensor(rng.standard_normal((32, 16, 28, 28)), requires_grad=True), tg.Tensor(rng.standard_normal((16, 16, 3, 3)), requires_grad=True)

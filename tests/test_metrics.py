@@ -506,6 +506,12 @@ def test_cores_without_a_switch_for_the_threads_of_blas(monkeypatch):
     assert backend.on_cores(lambda n: n * n, [1, 2, 3], cores=2) == [1, 4, 9]
 
 
+@pytest.mark.parametrize("cores", [0, -1, 1.5, None])
+def test_cores_are_a_whole_number(cores):
+    with pytest.raises(TinygenError, match="whole number of at least 1"):
+        in_blocks(tg.exp, np.ones((3, 2)), cores=cores)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("TINYGEN_DATA" not in os.environ, reason="needs MNIST: set TINYGEN_DATA to the folder that holds it")
 def test_classifier_reads_97_percent_of_mnist():

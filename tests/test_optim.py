@@ -151,8 +151,13 @@ def test_what_an_optimiser_refuses():
             optim.Adam(nothing)
     with pytest.raises(tg.TinygenError, match="one dtype"):
         optim.Adam([nn.Parameter([1.0]), tg.Tensor([1.0], requires_grad=True, dtype="float64")])
-    with pytest.raises(tg.TinygenError, match="betas"):
-        optim.Adam([nn.Parameter([1.0])], betas=(1.0, 0.9))
+    for betas in ((1.0, 0.9), (0.9,), (0.9, 0.99, 0.999), 0.9):
+        with pytest.raises(tg.TinygenError, match="two betas"):
+            optim.Adam([nn.Parameter([1.0])], betas=betas)
+    state = optim.Adam([nn.Parameter([1.0]), nn.Parameter([2.0])]).state_dict()
+    for name, value in ("steps", [1]), ("sum", np.zeros(3)), ("sum", None):
+        with pytest.raises(tg.TinygenError, match=f"its '{name}' is missing, or not of shape"):
+            optim.Adam([nn.Parameter([1.0]), nn.Parameter([2.0])]).load_state_dict(state | {name: value})
     p = nn.Parameter([1.0, 2.0])
     p.grad = backend.asarray([1.0], dtype="float32")
     with pytest.raises(tg.TinygenError, match=r"shape \(2,\) has a gradient of shape \(1,\)"):

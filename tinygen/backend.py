@@ -20,8 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 
-# An array is taken from the system, page by page, and given back when it is gone; in a training step that happens thousands of
-# times. glibc learns from the largest block that was given back (up to 32 MiB) that such blocks will be wanted again.
+# Made and dropped at once, on purpose. glibc gives a block of memory back to the system as soon as it is free, if it is larger
+# than all that were freed before (or than 32 MiB), and takes it anew, page by page, in the next training step. After this line
+# the memory of one step is still there for the next: up to a quarter of the time of a convolutional network.
 np.empty((32 << 20) - (64 << 10), np.uint8)
 
 
@@ -133,45 +134,6 @@ def pieces(n, size=1):
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-# ---------------------------------------------------------------------------------------------- several cores
-# NumPy's matrix products use every core, all else one. Where a job falls into parts that do not need each other, threads can
-# share them out: NumPy lets go of Python's lock while it computes.
-
-def _openblas():
-    """The library of matrix products that NumPy's wheels bring along, or None: another one, or another name for it."""
-    here = pathlib.Path(np.__file__).parent
-    for path in [*here.parent.glob("numpy.libs/*openblas*"), *here.glob(".dylibs/*openblas*")]:
-        library = ctypes.CDLL(str(path))  # loaded long ago, so this only finds it
-        if hasattr(library, "scipy_openblas_set_num_threads64_"):
-            return library
-
-
-@contextlib.contextmanager
-def _one_thread_for_products():
-    """Inside, a matrix product uses the thread it is called from and no other: threads that have threads wait for each other."""
-    library = _openblas()
-    before = library.scipy_openblas_get_num_threads64_() if library else None
-    try:
-        if library:
-            library.scipy_openblas_set_num_threads64_(1)
-        yield
-    finally:
-        if library:
-            library.scipy_openblas_set_num_threads64_(before)
-
-
-def on_cores(f, items, cores):
-    """[f(item) for item in items], `cores` of them at a time; on a GPU one after the other, for there each uses all of it.
-
-    f must not draw random numbers, which would come in an order left to chance, and must not switch modes (no_grad, precision,
-    tg.grad), which are the same for all threads.
-    """
-    if cores == 1 or name() != "numpy":
-        return [f(item) for item in items]
-    with _one_thread_for_products(), ThreadPoolExecutor(cores) as pool:
-        return list(pool.map(f, items))
-
-
 @contextlib.contextmanager
 def precision(dtype):
     """Inside `with precision("float64"):` new floating Tensors, parameters and random numbers have that dtype."""
@@ -276,6 +238,44 @@ def _raise_late_errors():
         if bool(bad):
             _verdicts.clear()
             raise IndexError(text)
+
+
+# ---------------------------------------------------------------------------------------------- several cores
+# NumPy's matrix products use every core, all else one. Where a job falls into parts that do not need each other, threads can
+# share them out: NumPy lets go of Python's lock while it computes.
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # that this process may use
+
+
+def _openblas():
+    """OpenBLAS, as NumPy's wheels bring it along, or None where the matrix products come from elsewhere."""
+    here = pathlib.Path(np.__file__).parent
+    for path in [*here.parent.glob("numpy.libs/*openblas*"), *here.glob(".dylibs/*openblas*")]:
+        library = ctypes.CDLL(str(path))  # loaded long ago, so this only finds it
+        if hasattr(library, "scipy_openblas_set_num_threads64_"):
+            return library
+
+
+def on_cores(f, items, cores=CORES):
+    """[f(item) for item in items], `cores` of them at a time; on a GPU one after the other, for there each uses all of it.
+
+    f must not draw random numbers, which would come in an order left to chance, and must not switch modes (train, precision,
+    recording), which are the same for all threads. metrics.in_blocks(f, x, cores=...) is made of this.
+    """
+    if not isinstance(cores, int) or cores < 1:
+        raise TinygenError(f"cores is a whole number of at least 1, not {cores!r}.")
+    if cores == 1 or name() != "numpy":
+        return [f(item) for item in items]
+    library = _openblas()
+    before = library.scipy_openblas_get_num_threads64_() if library else None
+    try:
+        if library:  # one thread for each product: threads that have threads of their own wait for each other
+            library.scipy_openblas_set_num_threads64_(1)
+        with ThreadPoolExecutor(cores) as pool:
+            return list(pool.map(f, items))
+    finally:
+        if library:
+            library.scipy_openblas_set_num_threads64_(before)
 
 
 use(os.environ.get("TINYGEN_BACKEND", "numpy"))

@@ -6,13 +6,17 @@ the other two, which is why a gradient through a gradient (WGAN-GP) needs nothin
 
     <g, convolve(x, w)>  =  <transposed(g, w), x>  =  <correlate(x, g), w>
 
-All three are matrix products with the patches of the image: what the kernel looks at, kh x kw pixels of C channels, one
-patch a row. Written out (im2col), each pixel would stand there kh kw times. But the patches of one column of places overlap
-in a strip of the image, kw pixels wide: with the strip in one stretch of memory, each patch is a stretch of it, and a matrix
-product can read it where it lies (Cho & Brand, "MEC: memory-efficient convolution", 2017). So each pixel is copied kw times
-only, and for a few images at a time, so that the strips stay in the cache (on a GPU for all images at once, in one call).
+(As everywhere in this field the kernel is not turned round, so in signal processing our convolve, too, is a correlation.)
 
-Results lie in memory with the channels last, as the next convolution wants them; their shape is the usual one.
+All three are matrix products with the patches of the image: what the kernel looks at, kh x kw pixels of C channels, one
+patch a row. Written out (im2col), each pixel would stand there kh kw times, with stride 1. But the patches of one column of
+places overlap in a strip of the image, kw pixels wide: with the strip in one stretch of memory, each patch is a stretch of
+it, and a matrix product can read it where it lies (Cho & Brand, "MEC: memory-efficient convolution", 2017). So each pixel
+is copied kw times only, and for a few images at a time, so that the strips stay in the cache. (On a GPU all images go
+together, for there it is calls that cost; CuPy's product does write the patches out.)
+
+Results lie in memory with the channels last, as the next convolution wants them; their shape is the usual one. Operations
+number by number keep that order, a reshape that mixes channels with pixels, as in group norm, puts the usual one back.
 
 Images are (N, C, H, W); kernels (out, in, kh, kw), and (in, out, kh, kw) for the transposed convolution.
 """
@@ -23,7 +27,11 @@ from .tensor import primitive
 
 
 def pair(n):
-    return tuple(n) if isinstance(n, (tuple, list)) else (n, n)
+    """A number for both axes, or (for rows, for columns), as a tuple of two."""
+    both = tuple(n) if isinstance(n, (tuple, list)) else (n, n)
+    if len(both) != 2:
+        raise TinygenError(f"A size is one number, or two (for rows, for columns), not {n}.")
+    return both
 
 
 def output_size(size, kernel, stride, padding):
@@ -36,44 +44,53 @@ def _covered(out, kernel, stride):
     return (out - 1) * stride + kernel
 
 
-def _strips(x, kernel, out, stride, left, top, height):
-    """What a kernel sees of images x (n, C, H, W) in each of `out` columns of places: (n, out, height, kernel, C).
+def _strips(x, kw, out, stride, left, top, height):
+    """For each of `out` columns of places, the strip of the images x (n, C, H, W) that a kernel passes: (n, out, height, kw, C).
 
-    kernel     its width in pixels
-    left, top  the pixel where the first strip begins, the others `stride` pixels after one another; it may lie outside the
-               image, where all is 0
+    kw         width of the kernel in pixels
+    left, top  where the first strip begins, each next one `stride` pixels further right; this may be outside the image,
+               where all is 0
+    height     how many rows of pixels the strips have
     """
-    width = _covered(out, kernel, stride)
+    width = _covered(out, kw, stride)
     image = x[:, :, max(top, 0):max(top + height, 0), max(left, 0):max(left + width, 0)].transpose(0, 2, 3, 1)
     seen = xp.zeros((len(x), height, width, x.shape[1]), dtype=x.dtype)
     seen[:, max(-top, 0):, max(-left, 0):][:, :image.shape[1], :image.shape[2]] = image
-    strips = xp.lib.stride_tricks.sliding_window_view(seen, kernel, axis=2)[:, :, ::stride]        # (n, height, out, C, kernel)
+    strips = xp.lib.stride_tricks.sliding_window_view(seen, kw, axis=2)[:, :, ::stride]            # (n, height, out, C, kw)
     return xp.ascontiguousarray(strips.transpose(0, 2, 1, 4, 3))
 
 
-def _patches(strips, kernel, out, stride, first=0):
-    """The patches, `kernel` rows high, in strips (n, OW, height, kw, C): (out, n OW, kernel kw C), a view.
+def _patches(strips, kh, out, stride, first=0):
+    """The patches, kh rows high, in strips (n, OW, height, kw, C): (out, n OW, kh kw C), a view.
 
-    first   the row of the strips where the first of the `out` rows of patches begins, the others `stride` rows after one another
+    first   the row of the strips where the first of the `out` rows of patches begins, each next one `stride` rows further down
     """
-    n, columns, height, width, channels = strips.shape
-    row = width * channels                                                         # numbers in a row of a strip
-    patches = xp.lib.stride_tricks.sliding_window_view(strips.reshape(n * columns, height * row), kernel * row, axis=1)
+    n, columns, height, kw, channels = strips.shape
+    row = kw * channels                                                            # numbers in a row of a strip
+    patches = xp.lib.stride_tricks.sliding_window_view(strips.reshape(n * columns, height * row), kh * row, axis=1)
     return patches[:, first * row::stride * row][:, :out].swapaxes(0, 1)
 
 
 def _products(strips, w, out, stride, first=0):
-    """Each of the _patches times the kernel w (O, C, kh, kw): (n, out, OW, O)"""
+    """Every patch in the strips times the kernel w (O, C, kh, kw): (n, out, OW, O)"""
     matrix = w.transpose(0, 2, 3, 1).reshape(len(w), -1).T                         # (kh kw C, O)
     pixels = _patches(strips, w.shape[2], out, stride, first) @ matrix             # (out, n OW, O)
     return pixels.reshape((out,) + strips.shape[:2] + (-1,)).swapaxes(0, 1)
 
 
+def _steps(stride, padding):
+    """stride and padding as pairs, after asking whether they are possible."""
+    stride, padding = pair(stride), pair(padding)
+    if min(stride) < 1 or min(padding) < 0:
+        raise TinygenError(f"A convolution wants a stride of at least 1 and a padding of at least 0, not {stride} and {padding}.")
+    return stride, padding
+
+
 def _geometry(x_shape, kernel, stride, padding):
     """(stride, padding, output size), after asking whether they make sense together."""
-    stride, padding = pair(stride), pair(padding)
+    stride, padding = _steps(stride, padding)
     out = tuple(output_size(*sizes) for sizes in zip(x_shape[2:], kernel, stride, padding))
-    if min(stride) < 1 or min(padding) < 0 or min(out) < 1:
+    if min(out) < 1:
         raise TinygenError(f"A {kernel[0]}x{kernel[1]} kernel with stride {stride} and padding {padding} does not fit on images of "
                            f"{x_shape[2]}x{x_shape[3]}: use a smaller kernel or more padding.")
     return stride, padding, out
@@ -84,9 +101,9 @@ def _channels(name, x, w, b, axis):
         order = ("(out, in, kh, kw)", "(in, out, kh, kw)")[axis == 0]
         raise TinygenError(f"{name} cannot take images {x.shape} with a kernel {w.shape}: images are (N, C, H, W), the kernel is "
                            f"{order}, and both must have the same number of input channels.")
-    if b is not None and b.shape != (w.shape[1 - axis],):
-        raise TinygenError(f"{name} cannot take a bias of shape {b.shape} with a kernel {w.shape}: it wants one number for each of "
-                           f"the {w.shape[1 - axis]} output channels.")
+    if b is not None and getattr(b, "shape", ()) != (w.shape[1 - axis],):
+        raise TinygenError(f"{name} cannot take a bias of shape {getattr(b, 'shape', ())} with a kernel {w.shape}: it wants one "
+                           f"number for each of the {w.shape[1 - axis]} output channels.")
 
 
 samples = lambda r: [(r(2, 3, 5, 4), r(4, 3, 3, 2), r(4), dict(stride=(2, 1), padding=(1, 0))), (r(2, 2, 4, 4), r(3, 2, 1, 1)),
@@ -104,7 +121,7 @@ def convolve(x, w, b=None, *, stride=1, padding=0):
     """
     _channels("conv2d", x, w, b, 1)
     stride, padding, out = _geometry(x.shape, w.shape[2:], stride, padding)
-    y, height = xp.empty((len(x),) + out + (len(w),), dtype=x.dtype), _covered(out[0], w.shape[2], stride[0])
+    y, height = xp.empty((len(x),) + out + (len(w),), dtype=xp.result_type(x, w)), _covered(out[0], w.shape[2], stride[0])
     for part in backend.pieces(len(x), size=out[1] * height * w.shape[3] * x.shape[1]):
         strips = _strips(x[part], w.shape[3], out[1], stride[1], -padding[1], -padding[0], height)
         y[part] = _products(strips, w, out[0], stride[0])
@@ -114,22 +131,19 @@ def convolve(x, w, b=None, *, stride=1, padding=0):
 
 
 def _residues(stride, padding, kernel, size):
-    """The convolutions that a transposed one consists of, along one axis: [(pixels, taps, start)]
+    """The convolutions that a transposed one consists of, along one axis, as dicts: the pixels of y, the taps, how many, the start.
 
-    Pixel u of y meets pixel a of x in tap i wherever u = a s + i - p. So the pixels u = r, r + s, r + 2s, ... meet each s-th tap
-    only, from i = (r + p) mod s and a = start on: a convolution of stride 1 with these taps, turned round.
+    Pixel u of y meets pixel a of x in tap i wherever u = a s + i - p, so i is u + p up to multiples of s. The pixels
+    u = r, r + s, r + 2s, ... thus meet the same taps, i = (r + p) mod s and each s-th after it: a convolution of stride 1 with
+    these taps in reverse order, whose first patch begins at pixel `start` of x.
     """
     found = []
     for r in range(stride):
         pixels, taps = range(r, size, stride), range((r + padding) % stride, kernel, stride)
         if pixels and taps:
-            found.append((pixels, taps, (r + padding) // stride - len(taps) + 1))
+            found.append(dict(pixels=slice(r, size, stride), out=len(pixels), taps=slice(taps.start, kernel, stride), count=len(taps),
+                              start=(r + padding) // stride - len(taps) + 1))
     return found
-
-
-def _slice(numbers):
-    """A range as an index."""
-    return slice(numbers.start, numbers.stop, numbers.step)
 
 
 @primitive(lambda g, y, x, w, b=None, *, stride=1, padding=0, output_padding=0: convolve(g, w, stride=stride, padding=padding),
@@ -144,22 +158,23 @@ def transposed(x, w, b=None, *, stride=1, padding=0, output_padding=0):
     y[n, c, u, v] = b[c] + sum over all o, a, d, i, j with u = a s + i - p and v = d s + j - p of x[n, o, a, d] w[o, c, i, j]
     """
     _channels("conv_transpose2d", x, w, b, 0)
-    (stride, padding, rest), kernel = map(pair, (stride, padding, output_padding)), w.shape[2:]
+    (stride, padding), rest, kernel = _steps(stride, padding), pair(output_padding), w.shape[2:]
     size = tuple((n - 1) * s - 2 * p + k + o for n, s, p, k, o in zip(x.shape[2:], stride, padding, kernel, rest))
     if min(size) < 1 or any(not 0 <= o < s for o, s in zip(rest, stride)):
         raise TinygenError(f"conv_transpose2d of images {x.shape[2]}x{x.shape[3]} with a {kernel[0]}x{kernel[1]} kernel, stride {stride}, "
                            f"padding {padding} and output_padding {rest} is impossible: output_padding must be below the stride, "
                            f"and the result of size {size} at least 1x1.")
-    y = xp.zeros((len(x),) + size + (w.shape[1],), dtype=x.dtype)                  # stays 0 between the stamps, if the stride is larger
+    y = xp.zeros((len(x),) + size + (w.shape[1],), dtype=xp.result_type(x, w))     # stays 0 where no tap comes
     rows, columns = (_residues(*axis) for axis in zip(stride, padding, kernel, size))
-    top = min((start for _, _, start in rows), default=0)
-    height = max((start + _covered(len(pixels), len(taps), 1) for pixels, taps, start in rows), default=top) - top
-    for part in backend.pieces(len(x), size=size[1] * height * kernel[1] * x.shape[1] // stride[1]**2):
-        for v, j, left in columns:
-            strips = _strips(x[part], len(j), len(v), 1, left, top, height)
-            for u, i, start in rows:
-                taps = w[:, :, _slice(i), _slice(j)][:, :, ::-1, ::-1].swapaxes(0, 1)                   # (C, O, kh / s, kw / s)
-                y[part, _slice(u), _slice(v)] = _products(strips, taps, len(u), 1, start - top)
+    top = min((row["start"] for row in rows), default=0)
+    height = max((row["start"] + _covered(row["out"], row["count"], 1) for row in rows), default=top) - top
+    strip = size[1] // stride[1] * height * kernel[1] // stride[1] * x.shape[1]    # numbers in the strips of an image, about
+    for part in backend.pieces(len(x), size=strip):
+        for column in columns:
+            strips = _strips(x[part], column["count"], column["out"], 1, column["start"], top, height)
+            for row in rows:
+                taps = w[:, :, row["taps"], column["taps"]][:, :, ::-1, ::-1].swapaxes(0, 1)            # (out, in, taps, taps)
+                y[part, row["pixels"], column["pixels"]] = _products(strips, taps, row["out"], 1, row["start"] - top)
     if b is not None:
         y += b
     return y.transpose(0, 3, 1, 2)
@@ -176,9 +191,10 @@ def correlate(x, h, *, kernel, stride=1, padding=0):
     """
     kernel = tuple(kernel)
     stride, padding, out = _geometry(x.shape, kernel, stride, padding)
-    if h.shape[2:] != out:
-        raise TinygenError(f"correlate wants one h for each place of the kernel, {out}, but h has shape {h.shape}.")
-    y, height = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), dtype=x.dtype), _covered(out[0], kernel[0], stride[0])
+    if (len(h),) + h.shape[2:] != (len(x),) + out:
+        raise TinygenError(f"correlate of images {x.shape} wants an h for each of them and each place of the kernel, (N, O, OH, OW) = "
+                           f"{(len(x), 'O') + out}, not shape {h.shape}.")
+    y, height = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), xp.result_type(x, h)), _covered(out[0], kernel[0], stride[0])
     for part in backend.pieces(len(x), size=out[1] * height * kernel[1] * x.shape[1]):
         strips = _strips(x[part], kernel[1], out[1], stride[1], -padding[1], -padding[0], height)
         pixels = h[part].transpose(2, 0, 3, 1).reshape(out[0], -1, h.shape[1])     # (OH, n OW, O)

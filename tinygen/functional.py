@@ -41,7 +41,7 @@ def relu(x):
 
 
 def leaky_relu_plain(x, negative_slope=0.01):
-    return where(x > 0, x, x * negative_slope)  # where() takes 20 times as long as a product
+    return where(x > 0, x, x * negative_slope)
 
 
 @fused(leaky_relu_plain,
@@ -50,7 +50,7 @@ def leaky_relu(x, *, negative_slope=0.01):
     """y = x where x > 0, else s x;   dx = g where x > 0, else s g   (s: negative_slope, 0 to 1)"""
     if not 0 <= negative_slope <= 1:
         raise TinygenError(f"leaky_relu wants a negative_slope of 0 to 1, not {negative_slope}.")
-    return xp.maximum(x, x * negative_slope)
+    return xp.maximum(x, x * negative_slope)  # where() takes many times as long: the processor cannot guess the sign of x
 
 
 def elu_plain(x, alpha=1.0):
@@ -86,7 +86,7 @@ def _selu_vjp(g, y, x):
 def selu(x):
     """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)"""
     positive = xp.maximum(x, 0)
-    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)
+    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)  # x - positive is min(x, 0), and faster
 
 
 def softplus_plain(x):
@@ -115,7 +115,7 @@ def _silu_vjp(g, y, x):
 @backend.fuse
 def silu(x):
     """y = x s, s = sigmoid(x);   dx = g (s + y (1 - s))"""
-    with np.errstate(over="ignore"):  # as in sigmoid
+    with np.errstate(over="ignore"):  # where e^-x becomes infinite, y is 0 (NumPy warns, CuPy does not)
         return x / (1 + xp.exp(-x))
 
 
@@ -291,7 +291,7 @@ def scale_shift_plain(x, a, b):
        lambda g, y, x, a, b: g, elementwise=True, samples=lambda r: [(r(2, 3, 4), r(3, 1), r(3, 1)), (r(3), r(3), r())])
 @backend.fuse
 def scale_shift(x, a, b):
-    """y = x a + b;   dx = g a,   da = g x,   db = g"""
+    """y = x a + b;   dx = g a,   da = g x,   db = g   (as one operation, so that the product is not kept for the backward pass)"""
     return x * a + b
 
 
@@ -300,7 +300,7 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
     shape = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
     if x.shape[x.ndim - len(shape):] != shape:
         raise TinygenError(f"layer_norm over {shape} does not fit x of shape {x.shape}: the last axes must be equal.")
-    return _affine(standardize(x, axis=tuple(range(-len(shape), 0)), eps=eps), weight, bias)
+    return _scale_shift(standardize(x, axis=tuple(range(-len(shape), 0)), eps=eps), weight, bias)
 
 
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
@@ -309,7 +309,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     if c % num_groups:
         raise TinygenError(f"group_norm cannot divide {c} channels into {num_groups} equal groups.")
     y = standardize(x.reshape(n, num_groups, math.prod(x.shape[1:]) // num_groups), axis=-1, eps=eps).reshape(x.shape)
-    return _affine_channels(y, weight, bias)
+    return _scale_shift_channels(y, weight, bias)
 
 
 def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
@@ -332,20 +332,21 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     else:
         shape = (-1,) + (1,) * (x.ndim - 2)
         y = (x - running_mean.reshape(shape)) * (1 / xp.sqrt(running_var + eps)).reshape(shape)
-    return _affine_channels(y, weight, bias)
+    return _scale_shift_channels(y, weight, bias)
 
 
-def _affine(y, weight, bias):
+def _scale_shift(y, weight, bias):
+    """scale_shift, where either may be None."""
     if weight is not None and bias is not None:
         return scale_shift(y, weight, bias)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
-def _affine_channels(y, weight, bias):
+def _scale_shift_channels(y, weight, bias):
     """weight and bias hold a number for each channel of y (N, C, ...)."""
     shape = (-1,) + (1,) * (y.ndim - 2)                                       # (C,) -> (C, 1, 1)
-    return _affine(y, *(p if p is None else p.reshape(shape) for p in (weight, bias)))
+    return _scale_shift(y, *(p if p is None else p.reshape(shape) for p in (weight, bias)))
 
 
 # Losses and likelihoods -----------------------------------------------------------------------------------------------

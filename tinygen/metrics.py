@@ -374,7 +374,7 @@ def train_classifier(images, labels, steps=3000, batch=128, lr=3e-3, seed=0):
 def in_blocks(f, x, block=1000, cores=1):
     """f(x) as a NumPy array, `block` rows at a time and without recording: in_blocks(classifier.features, images).
 
-    cores   how many blocks to work on at a time; with more than 1 f must draw no random numbers (see backend.on_cores)
+    cores   how many blocks to work on at a time, such as backend.CORES; with more than 1 f must draw no random numbers
     """
     x = x if isinstance(x, Tensor) else Tensor(x)
     if len(x) == 0:

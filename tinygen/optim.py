@@ -91,10 +91,11 @@ class Optimizer:
 
     def load_state_dict(self, state):
         """Go on from the state_dict() of the same optimiser over the same parameters."""
-        for name in ("lr", "steps") + self.memory:
-            if name not in state or name in self.memory and state[name].shape != self.flat.shape:
-                raise TinygenError(f"This state does not belong to this {type(self).__name__}: its {name!r} is missing or of "
-                                   f"another size than the {self.flat.size} numbers in the parameters.")
+        shapes = {"lr": (), "steps": (len(self.params),), **{name: self.flat.shape for name in self.memory}}
+        for name, shape in shapes.items():
+            if name not in state or np.shape(state[name]) != shape:
+                raise TinygenError(f"This state does not belong to this {type(self).__name__}: its {name!r} is missing, or not of "
+                                   f"shape {shape}. Make the optimiser for the same parameters as then.")
         self.lr = float(state["lr"])
         self.steps = [int(n) for n in state["steps"]]
         for name in self.memory:
@@ -130,23 +131,23 @@ def _adam(w, g, m, v, step, beta1, beta2, eps):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015): each number moves by lr times its mean gradient over its typical size.
+    """Adam (Kingma & Ba 2015): each number moves by lr times its mean gradient, divided by the gradient's typical size.
 
     m <- b1 m + g         v <- b2 v + g^2                    sums over all steps, in which old gradients count less and less
     w <- w - lr m' / (sqrt(v') + eps),   m' = m / (1 + b1 + ... + b1^(t-1)),  v' likewise: the means
 
-    (The paper has m and v times 1 - b1 and 1 - b2; the means are the same.)
+    (The paper has m and v times 1 - b1 and 1 - b2; the means are the same. m is kept as `sum`, v as `sum_of_squares`.)
     """
     memory = ("sum", "sum_of_squares")
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
         super().__init__(params, lr)
-        if not all(0 <= beta < 1 for beta in betas):
-            raise TinygenError(f"Adam wants betas of at least 0 and below 1, not {betas}.")
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise TinygenError(f"Adam wants two betas of at least 0 and below 1, not {betas}.")
         self.betas, self.eps = betas, eps
 
     def update(self, w, g, m, v, t):
-        n1, n2 = ((1 - beta**t) / (1 - beta) for beta in self.betas)  # how many gradients the sums stand for: 1 + b + ... + b^(t-1)
+        n1, n2 = ((1 - beta**t) / (1 - beta) for beta in self.betas)  # the weight of all gradients in the sums: 1 + b + ... + b^(t-1)
         # m / n1 / (sqrt(v / n2) + eps), with the root of n2 taken out of the denominator
         _adam(w, g, m, v, self.lr * n2**0.5 / n1, *self.betas, self.eps * n2**0.5)
 
