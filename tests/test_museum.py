@@ -140,6 +140,12 @@ exhibit("last_column", "classroom: an edge that the loop does not reach",
 exhibit("tanh", "classroom: the square forgotten",
         lambda a: np.tanh(a), lambda g, y, a: g * (1 - y), elementwise=True,
         shapes=[(3, 4)], mistake="wrong_factor", words=r"A factor 1 \+ y is missing")
+exhibit("softsign", "classroom: the quotient rule without its square",
+        lambda a: a / (1 + np.abs(a)), lambda g, y, a: g / (1 + np.abs(a)), elementwise=True,
+        shapes=[(3, 4)], mistake="square", words="a square is missing")
+exhibit("squared_twice", "classroom: the power of a power, multiplied once too often",
+        lambda a: a**3 / 3, lambda g, y, a: g * a**4, elementwise=True,
+        shapes=[(3, 4)], mistake="square", words="a square is too many")
 exhibit("division", "classroom: d(a/b)/db = -a / b^2",
         lambda a, b: a / b, lambda g, y, a, b: g / b, lambda g, y, a, b: -g * y, elementwise=True,
         shapes=[(3, 4), (3, 4)], mistake="wrong_factor", words="input 1, .*It has a factor x too many")

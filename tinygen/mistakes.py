@@ -242,6 +242,16 @@ def slices(c):
 
 
 @mistake
+def square(c):
+    if c.keeps_shape and c.N.size > 1:
+        u = c.take(c.u)
+        if c.same(c.A * c.A, c.N * u):
+            return "What stands beside g is the square root of what should: a square is missing."
+        if c.same(c.N * c.N, c.A * u):
+            return "What stands beside g is the square of what should: a square is too many."
+
+
+@mistake
 def wrong_factor(c):
     if c.keeps_shape and c.N.size > 1:
         plain = {"x": c.x, "y": c.y} | {f"input {n}": x for n, x in c.inputs if n != c.n and x.shape == c.x.shape}
