@@ -144,7 +144,7 @@ def sample(G, asked, threshold=math.inf):
 
 
 def main(argv=None):
-    job = run.Job("biggan", __doc__, argv, data=data.IMAGES, steps=800, batch=32, lr=1e-3, quick=2)
+    job = run.Job("biggan", __doc__, argv, data=data.IMAGES, steps=1000, batch=32, lr=1e-3, quick=2)
     args = job.args
     images, labels = data.images(args.data, folder=args.data_dir, limit=500 if args.quick else None)
 
