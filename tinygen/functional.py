@@ -84,9 +84,9 @@ def _selu_vjp(g, y, x):
 @fused(selu_plain, _selu_vjp, elementwise=True)
 @backend.fuse
 def selu(x):
-    """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)"""
+    """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)   (NaN where x is infinite)"""
     positive = xp.maximum(x, 0)
-    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)  # x - positive is min(x, 0), and faster
+    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)  # x - positive: min(x, 0), but faster
 
 
 def softplus_plain(x):
