@@ -84,9 +84,9 @@ def _selu_vjp(g, y, x):
 @fused(selu_plain, _selu_vjp, elementwise=True)
 @backend.fuse
 def selu(x):
-    """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)   (NaN where x is infinite)"""
+    """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)"""
     positive = xp.maximum(x, 0)
-    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)  # x - positive: min(x, 0), but faster
+    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)  # x - positive is min(x, 0), but faster (NaN at infinity)
 
 
 def softplus_plain(x):
@@ -291,7 +291,10 @@ def scale_shift_plain(x, a, b):
        lambda g, y, x, a, b: g, elementwise=True, samples=lambda r: [(r(2, 3, 4), r(3, 1), r(3, 1)), (r(3), r(3), r())])
 @backend.fuse
 def scale_shift(x, a, b):
-    """y = x a + b;   dx = g a,   da = g x,   db = g   (as one operation, so that the product is not kept for the backward pass)"""
+    """y = x a + b;   dx = g a,   da = g x,   db = g
+
+    As one operation, so that the product x a is not kept for the backward pass.
+    """
     return x * a + b
 
 
