@@ -20,6 +20,7 @@ Mirza & Osindero, "Conditional generative adversarial nets", 2014; R1: Mescheder
 """
 import numpy as np
 
+import gan
 import tinygen as tg
 from tinygen import data, functional as F, metrics, nn, optim, plots, run
 
@@ -61,9 +62,7 @@ def generator_loss(D, fake, y):
 
 def r1_penalty(D, real, y):
     """E |dD/dx|^2 at the data: keeps D from growing steep where G should come to rest (see dirac_gan.py)."""
-    x = tg.Tensor(real.data, requires_grad=True)
-    g, = tg.grad(D(x, y).sum(), x, create_graph=True)                   # (B, 784)
-    return (g * g).sum(axis=1).mean()
+    return gan.r1_penalty(lambda x: D(x, y), real)
 
 
 @tg.no_grad()

@@ -72,11 +72,11 @@ def generator_loss(name, D, fake):
 def slope(D, x):
     """dD/dx at each sample, recorded, so that it can be differentiated once more by the parameters of D."""
     x = tg.Tensor(x.data, requires_grad=True)
-    return tg.grad(D(x).sum(), x, create_graph=True)[0]                 # (B, 2)
+    return tg.grad(D(x).sum(), x, create_graph=True)[0]                 # (B, 2), or images (B, 1, 28, 28)
 
 
 def r1_penalty(D, real):
-    return (slope(D, real)**2).sum(axis=1).mean()                       # E |dD/dx|^2 at the data
+    return (slope(D, real)**2).flatten(1).sum(axis=1).mean()            # E |dD/dx|^2 at the data
 
 
 def gradient_penalty(D, real, fake, t):

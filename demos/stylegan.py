@@ -32,6 +32,7 @@ import numpy as np
 
 import tinygen as tg
 from dcgan import discriminator_loss, generator_loss
+from gan import r1_penalty
 from tinygen import data, functional as F, metrics, nn, optim, plots, run
 
 LATENT = 64
@@ -110,13 +111,6 @@ class Discriminator(nn.Module):
         spread = tg.sqrt(tg.var(h, axis=0) + 1e-8).mean(axis=0)         # (7, 7)    a root has no derivative at 0
         spread = tg.broadcast_to(spread, shape=(len(h), 1, 7, 7))
         return self.score(tg.cat([h, spread], axis=1))                  # (B, 65, 7, 7) -> (B, 1)
-
-
-def r1_penalty(D, real):
-    """E |dD/dx|^2 at the data."""
-    x = tg.Tensor(real.data, requires_grad=True)
-    g, = tg.grad(D(x).sum(), x, create_graph=True)                      # (B, 1, 28, 28)
-    return (g * g).sum(axis=(1, 2, 3)).mean()
 
 
 def main(argv=None):

@@ -15,7 +15,6 @@ import math
 import os
 import pathlib
 import types
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -247,6 +246,7 @@ def _raise_late_errors():
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # that this process may use
 
 
+@functools.cache
 def _openblas():
     """OpenBLAS, as NumPy's wheels bring it along, or None where the matrix products come from elsewhere."""
     here = pathlib.Path(np.__file__).parent
@@ -266,6 +266,7 @@ def on_cores(f, items, cores=CORES):
         raise TinygenError(f"cores is a whole number of at least 1, not {cores!r}.")
     if cores == 1 or name() != "numpy":
         return [f(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # here, for it takes 6 ms that most programs need not wait
     library = _openblas()
     before = library.scipy_openblas_get_num_threads64_() if library else None
     try:

@@ -60,6 +60,13 @@ def _strips(x, kw, out, stride, left, top, height):
     return xp.ascontiguousarray(strips.transpose(0, 2, 1, 4, 3))
 
 
+def _pieces(x, kernel, out, stride, padding):
+    """The strips of a convolution, for a few images at a time: (which images, their strips)."""
+    height = _covered(out[0], kernel[0], stride[0])
+    for part in backend.pieces(len(x), size=out[1] * height * kernel[1] * x.shape[1]):
+        yield part, _strips(x[part], kernel[1], out[1], stride[1], -padding[1], -padding[0], height)
+
+
 def _patches(strips, kh, out, stride, first=0):
     """The patches, kh rows high, in strips (n, OW, height, kw, C): (out, n OW, kh kw C), a view.
 
@@ -121,9 +128,8 @@ def convolve(x, w, b=None, *, stride=1, padding=0):
     """
     _channels("conv2d", x, w, b, 1)
     stride, padding, out = _geometry(x.shape, w.shape[2:], stride, padding)
-    y, height = xp.empty((len(x),) + out + (len(w),), dtype=xp.result_type(x, w)), _covered(out[0], w.shape[2], stride[0])
-    for part in backend.pieces(len(x), size=out[1] * height * w.shape[3] * x.shape[1]):
-        strips = _strips(x[part], w.shape[3], out[1], stride[1], -padding[1], -padding[0], height)
+    y = xp.empty((len(x),) + out + (len(w),), dtype=xp.result_type(x, w))
+    for part, strips in _pieces(x, w.shape[2:], out, stride, padding):
         y[part] = _products(strips, w, out[0], stride[0])
     if b is not None:
         y += b
@@ -194,9 +200,8 @@ def correlate(x, h, *, kernel, stride=1, padding=0):
     if (len(h),) + h.shape[2:] != (len(x),) + out:
         raise TinygenError(f"correlate of images {x.shape} wants an h for each of them and each place of the kernel, (N, O, OH, OW) = "
                            f"{(len(x), 'O') + out}, not shape {h.shape}.")
-    y, height = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), xp.result_type(x, h)), _covered(out[0], kernel[0], stride[0])
-    for part in backend.pieces(len(x), size=out[1] * height * kernel[1] * x.shape[1]):
-        strips = _strips(x[part], kernel[1], out[1], stride[1], -padding[1], -padding[0], height)
+    y = xp.zeros((h.shape[1], kernel[0] * kernel[1] * x.shape[1]), dtype=xp.result_type(x, h))
+    for part, strips in _pieces(x, kernel, out, stride, padding):
         pixels = h[part].transpose(2, 0, 3, 1).reshape(out[0], -1, h.shape[1])     # (OH, n OW, O)
         y += (pixels.swapaxes(1, 2) @ _patches(strips, kernel[0], out[0], stride[0])).sum(0)
     return y.reshape((len(y),) + kernel + (-1,)).transpose(0, 3, 1, 2)             # (O, C, kh, kw)

@@ -85,8 +85,8 @@ def _selu_vjp(g, y, x):
 @backend.fuse
 def selu(x):
     """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)"""
-    positive = xp.maximum(x, 0)
-    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)  # x - positive is min(x, 0), but faster (NaN at infinity)
+    positive = xp.maximum(x, 0)  # x - positive is min(x, 0), but faster (NaN at infinity)
+    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)
 
 
 def softplus_plain(x):
