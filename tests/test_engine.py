@@ -200,6 +200,16 @@ def test_rule6_backends_do_not_mix():
     assert tg.backend.name() == "strict"
 
 
+def test_rule6_an_index_from_the_host_moves_to_the_device(library):
+    """A list or a NumPy array may say which rows, on every backend."""
+    x = leaf([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    for index in ([2, 0], np.array([2, 0]), np.array([True, False, True]), (np.array([2, 0]), 1), (slice(None), np.array([1, 0]))):
+        expected = x.numpy()[index]
+        y = x[index]
+        np.testing.assert_array_equal(y.numpy(), expected)
+        y.sum().backward()
+
+
 def test_rule6_cupy_without_a_gpu_says_why():
     try:
         import cupy
