@@ -52,9 +52,9 @@ class Up(nn.Module):
         self.conv1, self.conv2, self.skip = conv(inputs, outputs), conv(outputs, outputs), conv(inputs, outputs, 1)
 
     def forward(self, x, c):
-        h = self.conv1(F.interpolate(F.relu(self.norm1(x, c)), 2))      # (B, C, H, W) -> (B, C', 2 H, 2 W)
+        h = self.conv1(F.interpolate(F.relu(self.norm1(x, c)), scale_factor=2))   # (B, C, H, W) -> (B, C', 2 H, 2 W)
         h = self.conv2(F.relu(self.norm2(h, c)))                        #                  slide, eq. (2): norm1, norm2
-        return F.interpolate(self.skip(x), 2) + h                       # 1x1, so it may go first: a quarter of the work
+        return F.interpolate(self.skip(x), scale_factor=2) + h      # 1x1, so it may go first: a quarter of the work
 
 
 class Generator(nn.Module):

@@ -14,8 +14,8 @@ often a classifier finds the class that was asked for, against w, beside its acc
 
 Numbers in metrics.json: accuracy_w0, accuracy_w1, accuracy_w3, the part of 1,000 samples that a classifier trained on
 the training images takes for the class asked for; test_accuracy, that classifier on real test images; frechet_w0,
-frechet_w1, frechet_w3, Frechet distance of the samples to test images in its features; frechet_floor, of training
-images to test images; loss, mean of the last tenth; seconds of training.
+frechet_w1, frechet_w3, Frechet distance of the samples to as many test images in its features; frechet_floor, of as many
+training images to the same test images; loss, mean of the last tenth; seconds of training.
 
 Ho & Salimans, "Classifier-free diffusion guidance", 2022; Lipman et al., "Flow matching", 2023.
 """
@@ -98,23 +98,20 @@ def main(argv=None):
         job.log(loss=loss)
 
     test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
-    judge = metrics.train_classifier(train, labels, steps=50 if args.quick else 3000)
-    numbers = evaluate(job, average.model, judge, train, test, test_labels)
+    judge = metrics.Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000, count=200 if args.quick else 1000)
+    numbers = evaluate(job, average.model, judge, steps=3 if args.quick else 20)
     pictures(job, average.model, steps=3 if args.quick else 50)
     job.finish(loss=job.last("loss"), **numbers)
 
 
-def evaluate(job, u, judge, train, test, test_labels):
+def evaluate(job, u, judge, steps):
     """Accuracy and Frechet distance of samples, for growing guidance."""
-    count, steps = (200, 3) if job.args.quick else (1000, 20)
-    y, noise = tg.Tensor(np.arange(count) % 10), tg.randn(count, 784)  # (N,), (N, 784)
-    real = metrics.in_blocks(judge.features, test)
-    numbers = dict(test_accuracy=metrics.accuracy(metrics.in_blocks(judge, test), test_labels),
-                   frechet_floor=metrics.frechet_distance(metrics.in_blocks(judge.features, train[:len(test)]), real))
+    y, noise = tg.Tensor(np.arange(judge.count) % 10), tg.randn(judge.count, 784)    # (N,), (N, 784)
+    numbers = dict(test_accuracy=judge.data["classifier_accuracy"], frechet_floor=judge.data["noise_floor"])
     for w in (0, 1, 3):
         images = (sample(u, noise, y, w, steps).clip(-1, 1) + 1).reshape(-1, 1, 28, 28) / 2
-        numbers[f"accuracy_w{w}"] = metrics.accuracy(metrics.in_blocks(judge, images), y)
-        numbers[f"frechet_w{w}"] = metrics.frechet_distance(metrics.in_blocks(judge.features, images), real)
+        found = judge(images, y)
+        numbers[f"accuracy_w{w}"], numbers[f"frechet_w{w}"] = found["agreement"], found["frechet"]
     fig, (ax,) = plots.figure(1, 1, width=4.5, height=3)
     ax.plot((0, 1, 3), [100 * numbers[f"accuracy_w{w}"] for w in (0, 1, 3)], "o-", color=plots.MODEL, label="samples")
     ax.axhline(100 * numbers["test_accuracy"], color=plots.DATA, linestyle="--", label="real test images")

@@ -20,7 +20,7 @@ also has to code the class); accuracy_samples, how often a classifier trained on
 was asked for (as many samples as test images; a sample is the mean grey value sigmoid(decoder(z, y))), and
 accuracy_test, how often it is right on test images. One good image per class would do for that, so also frechet, the
 distance of mean and covariance of the classifier's features between samples and test images, and noise_floor, the same
-between training and test images, below which nobody can come. And seconds of training.
+between training and test images, what perfect samples would score, give or take chance. And seconds of training.
 
 Sohn et al., "Learning structured output representation using deep conditional generative models", 2015; Kingma et al.,
 "Semi-supervised learning with deep generative models", 2014.

@@ -22,8 +22,8 @@ abar_t = alpha_1 ... alpha_t, so that abar_0 = 1 and abar_T is almost 0:
 The betas 1e-4, ..., 0.02 of the paper belong to T = 1000. With T = 200 they are scaled by 1000 / T: otherwise x_T would
 still contain data, while line 1 of Algorithm 2 starts from none.
 
-    --predict   the network says eps, or x_0, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0: each gives eps by (2),    (4)
-                and the loss compares what is said. Images ask for x_0: their noise does not fit through 512 hidden units
+    --predict   the network says eps, or x_0, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0      (4)
+                each of them gives eps by (2), and the loss compares what is said. Images ask for x_0: their noise does not fit through 512 hidden units
 
 sigma_t^2 in line 4 is btilde of (3); ddim.py compares it with others, and takes fewer steps, from t to any earlier s.
 
@@ -38,9 +38,9 @@ other samplers for the same network are in ddim.py.
 
 Numbers in metrics.json. loss, the mean of the last tenth; seconds of training. In the plane (data are standardised, so
 that the unit is one standard deviation): sliced_w2, the distance of 10,000 samples to as many fresh data, the median of
-three; noise_floor, the distance of two fresh data sets of that size, below which nobody can come; ratio of the two.
-With --exact, as means over t: irreducible, the loss |eps - eps*|^2 of the exact solution (5), and eps_gap, the mean
-of |eps(x_t, t) - eps*|^2, by which the network's loss is higher.
+three; noise_floor, the distance of two fresh data sets of that size, what perfect samples would score, give or take
+chance; ratio of the two. With --exact, as means over t: irreducible, the loss |eps - eps*|^2 of the exact solution (5),
+and eps_gap, the mean of |eps(x_t, t) - eps*|^2, by which the network's loss is higher.
 
 Ho et al., "Denoising diffusion probabilistic models", 2020; Nichol & Dhariwal, "Improved DDPM", 2021 (cosine schedule);
 Salimans & Ho, "Progressive distillation for fast sampling of diffusion models", 2022 (v).
@@ -146,7 +146,8 @@ def exact_eps(x, t, diffusion, data):
 def main(argv=None):
     job = run.Job("ddpm", __doc__, argv, data=(*data.TOYS, *data.IMAGES), exact=True, lr={"toys": 4e-3, "images": 1e-3},
                   steps={"toys": 8000, "images": 4000}, batch={"toys": 512, "images": 128}, flags={
-                      "--T": dict(type=run.number(int, 1), default=200), "--schedule": dict(choices=("linear", "cosine"), default="linear"),
+                      "--T": dict(type=run.number(int, 1), default=200, help="noise levels (default: %(default)s)"),
+                      "--schedule": dict(choices=("linear", "cosine"), default="linear", help="how the betas grow (default: %(default)s)"),
                       "--predict": dict(choices=("eps", "x0", "v"), help="what is learned (default: eps; x0 for images)")})
     args, toys = job.args, job.args.kind == "toys"
     x = data.toy(args.data, 50_000, standardize=True) if toys else 2 * data.images(

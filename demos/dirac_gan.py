@@ -7,7 +7,7 @@ Slide "Generative adversarial networks", the smallest case. All data are the poi
     slopes      dV/dtheta = -s psi,   dV/dpsi = -s theta,   s = sigmoid(psi theta), near the solution 1/2           (3)
 
 So theta is driven by psi and psi by -theta, as in a pendulum: the two circle around the solution. With h the size of a
-step, the step near (0, 0) multiplies (theta, psi) by a matrix whose largest eigenvalue says what becomes of it:
+step, the step near (0, 0) multiplies (theta, psi) by a matrix whose eigenvalue of largest modulus says what becomes of it:
 
     both at once     1 +- i h/2                         modulus sqrt(1 + h^2/4) > 1: outwards in a spiral           (4)
     alternately      of modulus 1 while h < 4           around and around, never arriving                           (5)
@@ -22,8 +22,8 @@ Look at: phase.png (theta and psi over training on the arrows of (3); start: dot
 motion: the sample theta overshoots the datum 0 again and again).
 
 Numbers in metrics.json: growth_simultaneous, growth_alternating, growth_r1, by how much the distance to the solution
-grows per step, on average from first to last step; seconds of training. With --exact the largest eigenvalue beside
-each: exact_simultaneous, exact_alternating, exact_r1, and the largest gap. (The exact ones belong to small distances.)
+grows per step, on average from first to last step; seconds of training. With --exact the largest modulus of an
+eigenvalue beside each: exact_simultaneous, exact_alternating, exact_r1, and the largest gap. (The exact ones belong to small distances.)
 With --compare: the numbers of gan.py, each after the name of its loss.
 
 Mescheder et al., "Which training methods for GANs do actually converge?", 2018.

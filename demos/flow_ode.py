@@ -153,7 +153,8 @@ def density(job, f, fresh):
     fig, axes = plots.figure(1, 2, 3.6)
     true = np.exp(true_log_density(points).numpy()).reshape(n, n)
     for ax, values, title in zip(axes, (p, true), ("p(x) of the model", "the true p(x)")):
-        plots.plane(ax, window, title).imshow(values, origin="lower", extent=(*window[0], *window[1]), cmap="Blues", vmin=0, vmax=true.max())
+        plots.plane(ax, window, title).imshow(values, origin="lower", extent=plots.pixels(window, n), cmap="Blues", vmin=0,
+                                              vmax=true.max())
         ax.contour(np.linspace(*window[0], n), np.linspace(*window[1], n), values, 6, colors="black", linewidths=0.4)
     job.picture(fig, "density.png")
     nll, true_nll = -log_likelihood(f, fresh).mean().item(), -true_log_density(fresh).mean().item()

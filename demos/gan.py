@@ -93,7 +93,8 @@ def best_loss(name, p, q):
 
 def main(argv=None):
     job = run.Job("gan", __doc__, argv, data=tuple(OPTIONS), steps=5000, batch=256, lr=3e-3, exact=True, flags={
-        "--loss": dict(choices=list(LOSSES), default="minimax"), "--r1": dict(type=float, default=0.003, help="its weight")})
+        "--loss": dict(choices=list(LOSSES), default="minimax", help="what the players pay (default: %(default)s)"),
+        "--r1": dict(type=float, default=0.003, help="weight of the penalty R1 (default: %(default)s)")})
     args = job.args
     x = data.toy(args.data, 100_000, **OPTIONS[args.data])              # (N, 2)
 
@@ -109,6 +110,7 @@ def main(argv=None):
 
         loss_D, penalty = discriminator_loss(args.loss, D, real, fake), 0.0
         if args.loss == "wgan_gp":
+            # the paper has 10, and five steps of D for each of G, for images; in the plane this is enough
             penalty = 0.1 * gradient_penalty(D, real, fake, tg.rand(len(real), 1))
         elif args.r1:
             penalty = args.r1 / 2 * r1_penalty(D, real)
@@ -153,10 +155,11 @@ def judge(job, G, x, count):
     return numbers | {f"noise_floor_{key}": value for key, value in floor.items()}
 
 
-def belief(ax, window, scores, title):
-    """Colour the plane by D = sigmoid(score): blue 1, white 1/2, red 0."""
+def belief(ax, extent, scores, title):
+    """Colour the plane by D = sigmoid(score): blue 1, white 1/2, red 0. Scores (n * n,) or (n, n), in pixels that fill extent."""
     D = (0.5 + 0.5 * np.tanh(scores / 2)).reshape(round(scores.size**0.5), -1)
-    plots.plane(ax, window, title).imshow(D, "RdBu", vmin=-0.2, vmax=1.2, origin="lower", extent=(*window[0], *window[1]))
+    ax.imshow(D, "RdBu", vmin=-0.2, vmax=1.2, origin="lower", extent=extent)
+    ax.set_title(title)
 
 
 def cells(name, window, n, samples):
@@ -173,9 +176,10 @@ def compare_with_best(job, G, D, x, count=100_000):
     name, loss, window = job.args.data, job.args.loss, plots.limits(x)
     fake, n = G(tg.randn(count, 2)), int((window[0][1] - window[0][0]) / OPTIONS[name]["std"])  # cells as wide as std
     fig, (left, right) = plots.figure(1, 2, 4)
-    belief(left, window, D(tg.Tensor(plots.grid(window, 100))).numpy(), "D")
+    plots.plane(left, window), plots.plane(right, window)
+    belief(left, plots.pixels(window, 100), D(tg.Tensor(plots.grid(window, 100))).numpy(), "D")
     p, q = cells(name, window, 40, fake.numpy())
-    belief(right, window, np.where(p + q > 1e-6, BEST[loss](p, q), np.nan), "D* (grey: neither data nor samples)")
+    belief(right, (*window[0], *window[1]), np.where(p + q > 1e-6, BEST[loss](p, q), np.nan), "D* (grey: neither data nor samples)")
     right.set_facecolor("#d0d0d0")
     job.picture(fig, "discriminator.png")
     *job.history["D*"], best = [best_loss(loss, *cells(name, window, n, s)) for s in (*job.history["samples"], fake.numpy())]
@@ -198,7 +202,8 @@ def draw_training(job, x, every):
 
     def draw(frame):
         ax.clear()
-        belief(ax, plots.limits(x), np.array(job.history["scores"][frame]), f"step {every * (frame + 1)}")
+        window = plots.limits(x)
+        belief(plots.plane(ax, window), plots.pixels(window, SIDE), np.array(job.history["scores"][frame]), f"step {every * (frame + 1)}")
         plots.scatter(ax, x, "black", size=4, alpha=1, limit=400)
         plots.scatter(ax, np.array(job.history["samples"][frame]), plots.MODEL, size=4, alpha=0.8, limit=800)
     job.animation(fig, draw, range(len(job.history["samples"])), "training.gif", rate=8)

@@ -53,7 +53,7 @@ class Layer(nn.Module):
         self.affine = nn.Linear(latent, 2 * outputs)                    # A
 
     def forward(self, x, w, noise):
-        x = F.interpolate(x, 2) if self.double else x                   # (B, C, 7, 7) -> (B, C, 14, 14)
+        x = F.interpolate(x, scale_factor=2) if self.double else x      # (B, C, 7, 7) -> (B, C, 14, 14)
         y = F.leaky_relu(self.conv(x) + self.strength * noise, negative_slope=0.2)      # slide, eq. (2)
         return adain(y, self.affine(w))
 

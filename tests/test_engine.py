@@ -267,6 +267,15 @@ def test_rule3_a_tensor_owns_its_data(library):
 
 # The rest of the contract ---------------------------------------------------------------------------------------------
 
+def test_astype_gives_what_was_asked_for(library):
+    """float32 stays float32 in every operation but this one."""
+    x = leaf([1.0, 2.0])
+    wide = x.astype("float64")
+    assert x.dtype == np.float32 and wide.dtype == np.float64 and (wide * 2).dtype == np.float64
+    wide.sum().backward()
+    assert x.grad.dtype == np.float32
+
+
 def test_results_are_visited_youngest_first():
     """Why the order matters: b = a + a; c = b + b + a. Passing b's gradient on before c's arrived would lose half of it."""
     a = leaf(1.0)

@@ -87,6 +87,15 @@ def test_spectral_norm_is_the_largest_singular_value():
             assert set(n for n, _ in normal.named_parameters()) == {"layer.weight", "layer.bias"}
 
 
+def test_spectral_norm_is_close_before_any_training():
+    """A model that is only evaluated must not be divided by a number that means nothing."""
+    for seed in range(20):
+        tg.manual_seed(seed)
+        layer = nn.Linear(64, 64)
+        weight = nn.spectral_norm(layer).eval()(tg.Tensor(np.eye(64))).numpy() - layer.bias.numpy()
+        assert 0.999 < np.linalg.norm(weight, 2) < 1.15                 # a Gaussian matrix has its largest values close together
+
+
 def test_spectral_norm_may_run_twice_before_backward():
     """A discriminator sees real and fake images before its one backward pass: the first graph must keep its u and v."""
     with backend.precision("float64"):

@@ -84,7 +84,7 @@ def _selu_vjp(g, y, x):
 @fused(selu_plain, _selu_vjp, elementwise=True)
 @backend.fuse
 def selu(x):
-    """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)"""
+    """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)      s = SELU_SCALE, a = SELU_ALPHA"""
     positive = xp.maximum(x, 0)  # x - positive is min(x, 0), but faster (NaN at infinity)
     return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)
 
@@ -226,7 +226,10 @@ def avg_pool2d(input, kernel_size):
 
 
 def interpolate(input, scale_factor):
-    """Nearest-neighbour upsampling: each pixel becomes a scale_factor x scale_factor block."""
+    """Nearest-neighbour upsampling: each pixel becomes a scale_factor x scale_factor block.
+
+    Pass scale_factor by name: the second argument of PyTorch's interpolate is size.
+    """
     (n, c, h, w), k = input.shape, scale_factor
     return broadcast_to(input.reshape(n, c, h, 1, w, 1), shape=(n, c, h, k, w, k)).reshape(n, c, h * k, w * k)
 
@@ -432,7 +435,10 @@ def binary_cross_entropy_with_logits(input, target, reduction="mean"):
 
 
 def gaussian_nll_loss(input, target, var, full=False, eps=1e-6, reduction="mean"):
-    """-ln N(target; mean input, variance var); full=True keeps the constant ln(2 pi)/2. var is kept above eps."""
+    """-ln N(target; mean input, variance var); full=True keeps the constant ln(2 pi)/2.
+
+    var is kept at eps or above; where it was below, its gradient is 0 (PyTorch lets it pass).
+    """
     _same_shape(input, target, "gaussian_nll_loss")
     var = var.reshape(var.shape + (1,)) if var.shape == input.shape[:-1] else var                     # one for each row
     if var.shape not in (input.shape, input.shape[:-1] + (1,)):

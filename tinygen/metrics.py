@@ -7,8 +7,8 @@ print noise_floor() beside each.
                       0 only if equal                what it sees                      unit
     mode_statistics   no                             which modes are hit, how sharply  none
     sliced_w2         yes                            everything, along lines           that of x
-    gaussian_w2       no, if equal in what it sees   mean and covariance               that of x
-    frechet_distance  no, if equal in what it sees   the same of features              features squared
+    gaussian_w2       no: if these are equal         mean and covariance               that of x
+    frechet_distance  no: if these are equal         the same of features              features squared
     energy_distance   yes                            everything                        that of x
     mmd               yes                            what is as wide as the bandwidth  none
 """
@@ -136,7 +136,7 @@ def _directions(d, count, seed):
         # give the same, so half a turn is enough
         angle = np.arange(count) * (math.pi / count)
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    # d at a time at right angles to each other: each is still uniform, and together they miss nothing
+    # d at a time at right angles to each other: each is uniform but for its sign, which makes no difference
     frames = np.random.default_rng(seed).standard_normal((-(-count // d), d, d))
     return np.linalg.qr(frames)[0].swapaxes(1, 2).reshape(-1, d)[:count]
 

@@ -317,6 +317,6 @@ def passed_on(c):
 
 @mistake
 def frozen(c):
-    """The only one of second derivatives."""
+    """Asked of second derivatives only."""
     return ("The gradient itself is right, so a vjp uses something that the graph does not know (.detach(), .data, a number "
             "kept from the forward computation), or an operation in a vjp has a wrong vjp.")

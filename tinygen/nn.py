@@ -213,7 +213,9 @@ class Dropout(Module):
 
 
 class SinusoidalEmbedding(Module):
-    """Times (N,) as features (N, dim): [sin(w_i t), cos(w_i t)], w_i from 1 down to 1/max_period (Vaswani et al. 2017)."""
+    """Times (N,) as features (N, dim): [sin(w_i t), cos(w_i t)], w_i = max_period^(-2 i / dim), i = 0, ..., dim / 2 - 1.
+
+    Fast ones tell neighbours apart, slow ones the early from the late (Vaswani et al. 2017)."""
 
     def __init__(self, dim, max_period=10000.0):
         if dim % 2:
@@ -387,9 +389,10 @@ class ConvTranspose2d(Module):
 
 
 class SelfAttention(Module):
-    """Every pixel looks at every other: y = x + out(softmax(q k^T / sqrt(C)) v)  (Vaswani et al. 2017; on images Zhang et al. 2019)
+    """Every pixel looks at every other: y = x + out(softmax(q k^T / sqrt(C)) v), q, k, v linear in norm(x).
 
-    Images (N, C, H, W) -> (N, C, H, W). The output map starts at zero, so that the layer begins as the identity.
+    Images (N, C, H, W) -> (N, C, H, W) (Vaswani et al. 2017; on images Zhang et al. 2019). The output map starts
+    at zero, so that the layer begins as the identity.
     """
 
     def __init__(self, channels):
@@ -411,7 +414,7 @@ class SpectralNorm(Module):
 
     A Linear then stretches no input, and a convolution of stride 1 by at most sqrt(kh kw).
 
-    The value is followed by one step of power iteration in each forward pass in training: u <- W v / |W v|, v <- W^T u / |W^T u|,
+    It is tracked by one step of power iteration in each forward pass in training: v <- W^T u / |W^T u|, u <- W v / |W v|. Then
     sigma = u^T W v, with u and v held constant in the gradient.
     """
 
@@ -419,15 +422,21 @@ class SpectralNorm(Module):
         self.layer = layer
         rows, columns = layer.weight.shape[0], layer.weight.size // layer.weight.shape[0]
         self.u, self.v = Buffer(backend.randn((rows,))), Buffer(backend.randn((columns,)))
+        for _ in range(15):  # close enough to be used before the first training pass
+            self._track(layer.weight.reshape(rows, columns).data)
+
+    def _track(self, matrix):
+        """One step of power iteration. New arrays, not in place: the graph of an earlier forward pass still needs the old ones."""
+        v = matrix.T @ self.u.data
+        self.v.data = v / xp.sqrt((v * v).sum() + 1e-12)
+        u = matrix @ self.v.data
+        self.u.data = u / xp.sqrt((u * u).sum() + 1e-12)
 
     def forward(self, x):
         weight = self.layer.weight
         matrix = weight.reshape(weight.shape[0], -1)                                        # (out, everything else)
-        if self.training:  # new arrays, not in place: the graph of an earlier forward pass still needs the old ones
-            v = matrix.data.T @ self.u.data
-            self.v.data = v / xp.sqrt((v * v).sum() + 1e-12)
-            u = matrix.data @ self.v.data
-            self.u.data = u / xp.sqrt((u * u).sum() + 1e-12)
+        if self.training:
+            self._track(matrix.data)
         sigma = (matrix @ self.v.detach().reshape(-1, 1) * self.u.detach().reshape(-1, 1)).sum()
         normal = copy.copy(self.layer)                                                      # the layer itself keeps its Parameter
         vars(normal)["weight"] = weight / sigma

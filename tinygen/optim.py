@@ -212,7 +212,8 @@ class LinearWarmup(Schedule):
 
 
 class CosineLR(Schedule):
-    """The rate falls along half a cosine from 1 to `end` over `steps`, after a linear warmup (Loshchilov & Hutter 2017)."""
+    """The factor grows linearly to 1 in `warmup` steps, then falls along half a cosine to `end` at step `steps`, counted from the
+    start (Loshchilov & Hutter 2017)."""
 
     def __init__(self, optimizer, steps, end=0.0, warmup=0):
         self.total, self.end, self.warmup = steps, end, warmup

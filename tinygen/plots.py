@@ -57,6 +57,11 @@ def grid(window, n=20):
     return np.stack([x.ravel(), y.ravel()], axis=1)
 
 
+def pixels(window, n):
+    """The extent=... of imshow that puts the points of grid(window, n) at the centres of the pixels."""
+    return [edge for low, high in window for half in [(high - low) / (n - 1) / 2] for edge in (low - half, high + half)]
+
+
 def arrows(ax, points, vectors, color="black", **style):
     """A vector (N, 2) at each of points (N, 2)."""
     points, vectors = backend.to_numpy(points), backend.to_numpy(vectors)
@@ -118,12 +123,10 @@ def density(ax, window, values, color, contours=False):
     values = backend.to_numpy(values)
     n = round(values.size**0.5)
     values = values.reshape(n, n)                                   # row: y
-    (left, right), (bottom, top) = window
-    x, y = (right - left) / (n - 1) / 2, (top - bottom) / (n - 1) / 2  # half a pixel: the points are their centres
-    ax.imshow(values, origin="lower", extent=(left - x, right + x, bottom - y, top + y), aspect="equal", vmin=0,
+    ax.imshow(values, origin="lower", extent=pixels(window, n), aspect="equal", vmin=0,
               cmap=LinearSegmentedColormap.from_list("density", ["white", color]), interpolation="bilinear", zorder=0)
     if contours:
-        ax.contour(values, values.max() * np.array([0.02, 0.1, 0.25, 0.5, 0.8]), extent=(left, right, bottom, top),
+        ax.contour(values, values.max() * np.array([0.02, 0.1, 0.25, 0.5, 0.8]), extent=(*window[0], *window[1]),
                    colors=[color], linewidths=1)
     ax.set(xlim=window[0], ylim=window[1])
 

@@ -1,10 +1,10 @@
 """Floor 1: the engine. Records what was computed and walks back through it. It knows no calculus.
 
 A Tensor is an array that remembers how it was made. Calling a primitive on Tensors computes the result and notes the
-primitive and its inputs (the operators + - * @ and the methods of Tensor are primitives too, attached at the end of
-ops.py). `backward` then visits the results youngest first (a result is always younger than what it
-was made from, so everything that flows into a gradient has arrived before it is passed on) and applies each
-primitive's vector-Jacobian product (vjp), which stands beside its formula in ops.py:
+primitive and its inputs (the operators + - * / @ and the methods of Tensor are primitives or made of them, and attached at
+the end of ops.py). `backward` then visits the results youngest first (a result is always younger than what it was made
+from, so everything that flows into a gradient has arrived before it is passed on) and applies each primitive's
+vector-Jacobian product (vjp), which stands beside its formula in ops.py:
 
     y = op(x)   and   g = dL/dy   give   dL/dx = vjp(g, y, x)
 
@@ -39,10 +39,11 @@ class Tensor:
 
     data           raw NumPy or CuPy array, a list, or numbers. Floating data takes the default dtype (float32, or that
                    of backend.precision) unless dtype says otherwise; integers and booleans stay as they are
-    requires_grad  True for the leaves whose gradient is wanted; backward() writes it to .grad (a raw array)
+    requires_grad  True for the leaves (Tensors that no operation made) whose gradient is wanted; backward() writes it to
+                   .grad (a raw array)
 
     The data are copied: changing the array later does not change the Tensor. To change a Tensor in place, assign into
-    tensor.data[...] (and call tensor.changed() if results made before are still to be differentiated).
+    tensor.data[...] and call tensor.changed(): differentiating results made before is then an error, and not silently wrong.
     """
     __slots__ = ("data", "grad", "requires_grad", "_number", "_op", "_inputs", "_attributes", "_line", "__weakref__")
     __array_ufunc__ = None  # NumPy: array * tensor is the Tensor's business
@@ -231,7 +232,7 @@ def _apply(op, inputs, attributes):
         raise _explained(op, arrays, attributes, error) from None
     if not isinstance(y, xp.ndarray):
         y = _result_array(op, y, arrays)
-    if y.dtype is _float64:
+    if y.dtype is _float64 and "dtype" not in attributes:  # astype was asked for it
         y = _keep_precision(y, arrays)
     if _debugging:
         _check_finite(op, y, arrays)
@@ -330,7 +331,8 @@ def _explained(op, arrays, attributes, error):
 def _pull_back(output, g, targets=None, create_graph=False):
     """The chain rule: yield (tensor, dL/d tensor) for every tensor behind `output`, youngest first, given g = dL/d output.
 
-    Cotangents wait in a dict until everything that flows into them has arrived, then are taken out and passed on.
+    The cotangents, gradients dL/d(result) on their way, wait in a dict until everything that flows into them has arrived,
+    then are taken out and passed on.
     Sums are made out of place, so two inputs may safely receive the same array. With targets, only the tensors on a
     path from a target to the output are visited: those that the output was made from and that were made from a target.
     """

@@ -13,7 +13,7 @@ Given g = dL/dy, derive dL/dx and dL/dw.
 Loop over i and j only: for fixed i, j the entries of xpad that are read form the strided window
 xpad[:, :, i : i + 2 R : 2, j : j + 2 S : 2], and the rest is a product of matrices (np.einsum).
 
-Used in tinygen/conv.py: conv2d
+Used in tinygen/conv.py: convolve
 Paper first: 25 minutes
 """
 import numpy as np

@@ -12,7 +12,7 @@ Derive  ELBO = E_q[log p(x | z)] - KL(q || p(z))  in closed form, with all its c
 
 E_q |x - W z - b|^2 has two parts: think of z = m + (z - m). np.linalg.slogdet gives log det S.
 
-Used in demos/vae.py: the loss
+Used in demos/linear_vae.py: the bound, without sampling
 Paper first: 20 minutes
 """
 import numpy as np

@@ -9,7 +9,7 @@ one step is of order h^3, and write one step.
     t, h      numbers; h may be negative
     return    x_new (D,), an estimate of x(t + h)
 
-Used in demos/flow_matching.py: the ODE solver
+Used in demos/flow_ode.py: heun
 Paper first: 10 minutes
 """
 import numpy as np

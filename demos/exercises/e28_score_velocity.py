@@ -11,7 +11,7 @@ Derive each from the other. The data distribution does not appear.
 
 Show first that score = -E[x_0 | x_t = x] / (1-t).
 
-Used in demos/flow_matching.py: the score of a flow
+Used in demos/flow_ode.py: score
 Paper first: 15 minutes
 """
 import numpy as np

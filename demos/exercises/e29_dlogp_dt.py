@@ -10,7 +10,7 @@ the way:   d/dt log p_t(x_t).
 
 Use the continuity equation dp/dt + div(p u) = 0, or det(I + h J) = 1 + h tr J + ...
 
-Used in demos/flow_matching.py: the exact likelihood
+Used in demos/flow_ode.py: log_likelihood
 Paper first: 15 minutes
 """
 import numpy as np

@@ -7,7 +7,7 @@ an estimate of tr J for each v, whose mean over v is exactly tr J.
     v, Jv     (M, D)    one vector in each row, and J times it
     return    estimate (M,)
 
-Used in demos/flow_matching.py: the stochastic likelihood
+Used in demos/flow_ode.py: nowhere, but in many dimensions it would stand in place of divergence
 Paper first: 5 minutes
 """
 import numpy as np
