@@ -276,6 +276,26 @@ def test_astype_gives_what_was_asked_for(library):
     assert x.grad.dtype == np.float32
 
 
+def test_grad_in_threads_leaves_recording_on():
+    """Threads share the modes, so a gradient that needs no recording must not switch it."""
+    xs = [leaf(np.ones((50, 50))) for _ in range(8)]
+    backend.on_cores(lambda x: [tg.grad((tg.tanh(x) * x).sum(), x) for _ in range(20)], xs, cores=4)
+    assert (xs[0] * 2).requires_grad
+
+
+def test_no_grad_refuses_a_generator():
+    with pytest.raises(TypeError, match="sample is a generator.*write the `with` inside"):
+        @tg.no_grad()
+        def sample(x):
+            yield x
+
+
+def test_requires_grad_is_no_dtype():
+    for make in (lambda: tg.Tensor([1.0], "float64"), lambda: tg.zeros_like(tg.ones(2), "float64")):
+        with pytest.raises(TypeError, match="requires_grad is True or False, not 'float64'"):
+            make()
+
+
 def test_results_are_visited_youngest_first():
     """Why the order matters: b = a + a; c = b + b + a. Passing b's gradient on before c's arrived would lose half of it."""
     a = leaf(1.0)

@@ -166,3 +166,26 @@ def test_kl_is_the_integral_of_its_definition(library):
     expected = ((log_q + 0.5 * z**2) @ weights).sum(1)
     np.testing.assert_allclose(values(F.kl_standard_normal, mean, logvar), expected, rtol=1e-12)
     assert tg.gradcheck(F.kl_standard_normal, mean, logvar, order=2)
+
+
+def test_what_losses_and_layers_refuse_in_a_sentence():
+    x, logits = tg.ones(2), tg.ones(2, 3)
+    for loss in (F.mse_loss, F.l1_loss, F.binary_cross_entropy_with_logits):
+        with pytest.raises(TypeError, match="not a float: wrap it in tg.Tensor"):
+            loss(x, 0.0)
+    with pytest.raises(TypeError, match="integer labels, not float32"):
+        F.cross_entropy(logits, tg.Tensor([0.0, 1.0]))
+    assert F.cross_entropy(logits, [0, 1]).item() == F.cross_entropy(logits, tg.Tensor([0, 1])).item()
+    for bias in (tg.zeros(1), tg.zeros(2, 3)):
+        with pytest.raises(ValueError, match=r"linear cannot take .*one number for each output"):
+            F.linear(logits, tg.ones(4, 3), bias)
+    for shrink in (F.avg_pool2d, F.interpolate):
+        for image, k in ((tg.ones(3, 4, 4), 2), (tg.ones(1, 3, 4, 4), (2, 2)), (tg.ones(1, 3, 4, 4), 0)):
+            with pytest.raises(tg.TinygenError, match="wants images"):
+                shrink(image, k)
+
+
+def test_elu_far_out_has_slope_1():
+    x = tg.Tensor([np.inf, 1e30], requires_grad=True)
+    F.elu(x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [1, 1])

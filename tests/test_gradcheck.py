@@ -108,6 +108,37 @@ def test_what_it_refuses():
         tg.gradcheck(lambda x: x, np.array([1, 2]))
 
 
+def test_a_wrong_gradient_beside_a_much_larger_right_one():
+    small = wrong(lambda g, y, a: 0.3 * g)
+    with pytest.raises(tg.GradcheckError, match="worst is input 1"):
+        tg.gradcheck(lambda a, b: 1e7 * a.sum() + small(b).sum(), [1.0, 2.0], [1.0, 2.0])
+
+
+def test_a_sum_of_the_wrong_sign_is_not_checked_with_itself(monkeypatch):
+    vjp, = tg.sum.vjps
+    monkeypatch.setattr(tg.sum, "vjps", (lambda g, y, a, **k: -vjp(g, y, a, **k),))
+    with pytest.raises(tg.GradcheckError):
+        tg.gradcheck(lambda x: tg.sum(x, axis=0), np.ones((3, 2)))
+
+
+def test_a_vjp_that_computes_something_else_on_tensors():
+    two_faced = wrong(lambda g, y, a: 2 * g if isinstance(g, tg.Tensor) else 2 * g * a, forward=lambda a: a * a)
+    assert tg.gradcheck(two_faced, [1.0, 2.0])
+    with pytest.raises(tg.GradcheckError, match="create_graph=True.*input 0 is another"):
+        tg.gradcheck(two_faced, [1.0, 2.0], order=2)
+
+
+def test_a_vjp_without_a_return():
+    for nothing in (None, 0.0):
+        with pytest.raises(RuntimeError, match="vjp of .* returned (None|0.0), not an array: is a return missing"):
+            tg.gradcheck(wrong(lambda g, y, a: nothing, forward=lambda a: a * 1), [1.0])
+
+
+@pytest.mark.parametrize("f, x", [(tg.log, 1e-4), (tg.sqrt, 1e-4), (lambda x: x**-1, 1e-4), (lambda x: tg.tanh(1e4 * x), 1e-5)])
+def test_where_f_bends_strongly_a_right_gradient_is_not_called_wrong(f, x):
+    assert tg.gradcheck(f, [x, 2 * x], order=2)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_false_alarms(seed):
     rng = np.random.default_rng(seed)

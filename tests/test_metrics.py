@@ -549,3 +549,23 @@ def test_a_judge_compares_with_test_images_from_everywhere_among_them():
 def test_spread_within_classes_is_that_of_each_class_about_its_own_mean(library):
     images = tg.Tensor([[[0.0, 2.0]], [[2.0, 2.0]], [[9.0, 9.0]], [[9.0, 13.0]]])
     assert metrics.spread_within_classes(images, np.array([0, 0, 1, 1])) == close(((0.5 + 2) / 2)**0.5, 1e-6)
+
+
+def test_assignment_of_integer_costs():
+    assert metrics.assignment([[4, 1, 3], [2, 0, 5], [3, 2, 2]]).tolist() == [1, 0, 2]
+
+
+def test_mode_statistics_far_from_the_origin():
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    samples = centres[rng.integers(3, size=3000)] + 0.01 * rng.standard_normal((3000, 2))
+    here, there = (metrics.mode_statistics(samples + shift, centres + shift, 0.01) for shift in (0, 2.0**20))
+    assert here == there
+
+
+def test_impossible_sizes_are_refused():
+    x = np.ones((4, 2))
+    for bad in (lambda: metrics.in_blocks(lambda x: x, x, block=0), lambda: metrics.optimal_pairs(x, x, group=0),
+                lambda: metrics.spread_within_classes(x, np.array([0, 1]))):
+        with pytest.raises(tg.TinygenError):
+            bad()

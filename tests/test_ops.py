@@ -203,3 +203,37 @@ def test_making_tensors(library):
     assert set(draws.tolist()) == {2, 3, 4}
     assert 0 <= tg.rand(1000).numpy().min() and tg.rand(1000).numpy().max() < 1
     assert [round(x.item()) for x in tg.Tensor([1.0, 2.0])] == [1, 2]
+
+
+def test_min_of_integers_and_booleans():
+    """-max(-a) would be wrong for unsigned integers, where -0 is the smallest and not the largest."""
+    x = np.array([[0, 3], [7, 200]], np.uint8)
+    np.testing.assert_array_equal(tg.min(tg.Tensor(x), axis=0).numpy(), [0, 3])
+    assert tg.min(tg.Tensor([True, False])).item() is False
+    assert tg.min(tg.Tensor(np.array([-2**63, 5]))).item() == -2**63
+
+
+def test_std_of_equal_values_has_a_gradient():
+    x = tg.Tensor([[5.0, 1.0], [5.0, 2.0], [5.0, 4.0]], requires_grad=True)
+    x.std(axis=0).sum().backward()
+    assert np.isfinite(x.grad).all() and not x.grad[:, 0].any() and x.grad[:, 1].any()
+
+
+def test_what_names_no_axis_is_refused_in_a_sentence():
+    x = tg.ones(2, 3, 1)
+    for bad in (lambda: x.squeeze((0, 2)), lambda: x.mean(axis=[0, 1]), lambda: tg.var(x, axis="rows")):
+        with pytest.raises(TypeError, match="An axis is a whole number"):
+            bad()
+    with pytest.raises(IndexError, match="There is no axis 5 among 3"):
+        x.swapaxes(0, 5)
+    with pytest.raises(tg.TinygenError, match="flatten"):
+        tg.concatenate([x, x], axis=None)
+
+
+def test_an_empty_list_picks_nothing():
+    assert tg.ones(3, 2)[[]].shape == (0, 2)
+
+
+def test_randn_like_keeps_the_dtype():
+    assert tg.randn_like(tg.zeros(2, dtype="float64")).dtype == np.float64
+    assert tg.randn_like(tg.Tensor([1, 2])).dtype == np.float32

@@ -227,3 +227,11 @@ def test_a_training_step_never_makes_the_host_wait(count):
         schedule.step()
         ema.update()
     assert count.syncs == 0
+
+
+def test_one_tensor_or_a_model_in_place_of_parameters():
+    w = tg.Tensor(np.ones(3), requires_grad=True)
+    (w * w).sum().backward()
+    assert abs(float(optim.clip_grad_norm_(w, 1.0)) - 12**0.5) < 1e-6
+    with pytest.raises(tg.TinygenError, match="pass model.parameters"):
+        optim.SGD(nn.Linear(2, 2), 0.1)

@@ -132,8 +132,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, whole, how, code):
 def test_resuming_with_other_flags_is_refused(tmp_path):
     assert demo("--quick", "--out", str(tmp_path)).returncode == 0
     before = (tmp_path / "checkpoint.npz").read_bytes()
+    setup = (tmp_path / "run.json").read_text()
     result = demo("--quick", "--batch", "32", "--out", str(tmp_path), "--resume")
     assert result.returncode == 2 and "was made with --batch 256: resume with the same flags" in result.stderr
+    assert (tmp_path / "run.json").read_text() == setup
     assert (tmp_path / "checkpoint.npz").read_bytes() == before
     (tmp_path / "checkpoint.npz").write_bytes(b"junk")
     result = demo("--quick", "--out", str(tmp_path), "--resume")

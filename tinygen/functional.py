@@ -59,12 +59,12 @@ def elu_plain(x, alpha=1.0):
 
 def _elu_vjp(g, y, x, *, alpha=1.0):
     positive = g * (x > 0)
-    return positive + (g - positive) * (y + alpha)
+    return positive + (g - positive) * (minimum(y, 0) + alpha)
 
 
 @fused(elu_plain, _elu_vjp, elementwise=True)
 def elu(x, *, alpha=1.0):
-    """y = x where x > 0, else a (e^x - 1);   dx = g where x > 0, else g (y + a)"""
+    """y = x where x > 0, else a (e^x - 1);   dx = g where x > 0, else g (min(y, 0) + a)"""
     return xp.maximum(x, 0) + alpha * xp.expm1(xp.minimum(x, 0))
 
 
@@ -202,6 +202,8 @@ def linear(x, weight, bias=None):
         raise ValueError("x needs a batch axis")
     y = (_rows(x) @ weight.T).reshape(x.shape[:-1] + weight.shape[:1])
     if bias is not None:
+        if bias.shape != weight.shape[:1]:
+            raise ValueError("the bias is not one number for each output")
         y += bias
     return y
 
@@ -217,9 +219,16 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     return transposed(input, weight, bias, stride=stride, padding=padding, output_padding=output_padding)
 
 
+def _blocks(input, k, where):
+    """(n, c, h, w, k) after asking whether these are images and a side of blocks."""
+    if input.ndim != 4 or not isinstance(k, (int, np.integer)) or k < 1:
+        raise TinygenError(f"{where} wants images (N, C, H, W) and the side of square blocks, not shape {input.shape} and {k!r}.")
+    return (*input.shape, k)
+
+
 def avg_pool2d(input, kernel_size):
     """The mean of each kernel_size x kernel_size block; height and width must be multiples of it."""
-    (n, c, h, w), k = input.shape, kernel_size
+    n, c, h, w, k = _blocks(input, kernel_size, "avg_pool2d")
     if h % k or w % k:
         raise TinygenError(f"avg_pool2d cannot divide images of {h}x{w} into blocks of {k}x{k}: pad them first.")
     return mean(input.reshape(n, c, h // k, k, w // k, k), axis=(3, 5))
@@ -230,7 +239,7 @@ def interpolate(input, scale_factor):
 
     Pass scale_factor by name: the second argument of PyTorch's interpolate is size.
     """
-    (n, c, h, w), k = input.shape, scale_factor
+    n, c, h, w, k = _blocks(input, scale_factor, "interpolate")
     return broadcast_to(input.reshape(n, c, h, 1, w, 1), shape=(n, c, h, k, w, k)).reshape(n, c, h * k, w * k)
 
 
@@ -364,6 +373,9 @@ def _reduce(loss, reduction):
 
 
 def _same_shape(input, target, loss):
+    for x in (input, target):
+        if not hasattr(x, "shape"):
+            raise TypeError(f"{loss} compares Tensors or arrays, not a {type(x).__name__}: wrap it in tg.Tensor(...).")
     if input.shape != target.shape:
         raise TinygenError(f"{loss} compares number with number, but the input has shape {input.shape} and the target "
                            f"{target.shape}: reshape one of them.")
@@ -400,10 +412,13 @@ def l1_loss(input, target, reduction="mean"):
 
 def cross_entropy(input, target, reduction="mean"):
     """-ln softmax(input)[target]: logits (N, C, ...) against integer labels (N, ...), or class probabilities (N, C, ...)"""
+    target = target if hasattr(target, "shape") else Tensor(target)
     if input.ndim < 2:
         raise TinygenError(f"cross_entropy wants logits (N, C), one row for each sample, not shape {input.shape}.")
     log_p = log_softmax(input, axis=1)
     if target.dtype.kind not in "iu":
+        if target.ndim < input.ndim:
+            raise TypeError(f"cross_entropy wants integer labels, not {target.dtype}: target.astype('int64').")
         _same_shape(input, target, "cross_entropy")
         return _reduce(-sum(target * log_p, axis=1), reduction)
     index = _integers(target, "cross_entropy")

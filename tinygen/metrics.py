@@ -95,7 +95,8 @@ def mode_statistics(samples, centres, std, threshold=3.0):
     samples, centres = _samples("mode_statistics", samples, centres)
     if not (std > 0 and threshold > 0):
         raise TinygenError(f"mode_statistics wants std > 0 and threshold > 0, not {std} and {threshold}.")
-    distance = np.sqrt(_squared_distances(samples, centres))                      # (n, K)
+    middle = centres.mean(axis=0)                                                 # far from the origin digits would cancel
+    distance = np.sqrt(_squared_distances(samples - middle, centres - middle))    # (n, K)
     good = distance.min(axis=1) < threshold * std                                 # (n,)
     counts = np.bincount(distance.argmin(axis=1)[good], minlength=len(centres))   # (K,)
     q = counts[counts > 0] / max(good.sum(), 1)
@@ -165,7 +166,7 @@ def assignment(cost):
     cost   (n, n), any finite numbers. Exact: shortest augmenting paths with dual prices (Jonker & Volgenant 1987), O(n^3).
     With cost = squared distances it is the optimal transport plan between two samples of n points.
     """
-    cost = _host("assignment", cost)
+    cost = _host("assignment", cost).astype(np.float64)
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
         raise TinygenError(f"assignment pairs equally many rows and columns, cost has shape {cost.shape}.")
     n = len(cost)
@@ -198,8 +199,8 @@ def optimal_pairs(x, y, group=64):
     x, y    samples (n, d). Groups of `group` neighbours are matched exactly, for the time grows with its cube
     """
     x, y = _samples("optimal_pairs", x, y)
-    if len(x) != len(y):
-        raise TinygenError(f"optimal_pairs wants equally many of both, not {len(x)} and {len(y)}.")
+    if len(x) != len(y) or group < 1:
+        raise TinygenError(f"optimal_pairs wants equally many of both, in groups of at least 1, not {len(x)} and {len(y)} in groups of {group}.")
     starts = range(0, len(x), group)
     return np.concatenate([i + assignment(((y[i:i + group, None] - x[i:i + group])**2).sum(axis=2)) for i in starts])
 
@@ -377,8 +378,8 @@ def in_blocks(f, x, block=1000, cores=1):
     cores   how many blocks to work on at a time, such as backend.CORES; with more than 1 f must draw no random numbers
     """
     x = x if isinstance(x, Tensor) else Tensor(x)
-    if len(x) == 0:
-        raise TinygenError(f"in_blocks needs at least one row, x has shape {x.shape}.")
+    if len(x) == 0 or block < 1:
+        raise TinygenError(f"in_blocks needs at least one row, and one in a block, not x of shape {x.shape} in blocks of {block}.")
     blocks = [x.data[i:i + block] for i in range(0, len(x), block)]
     return np.concatenate(backend.on_cores(lambda rows: backend.to_numpy(f(Tensor(rows))), blocks, cores))
 
@@ -386,6 +387,8 @@ def in_blocks(f, x, block=1000, cores=1):
 def spread_within_classes(images, labels):
     """How various images (N, ...) of one class are: the root mean squared distance of a number to the mean of its class."""
     images, labels = _host("spread_within_classes", images), _host("spread_within_classes", labels)
+    if labels.shape != images.shape[:1]:
+        raise TinygenError(f"spread_within_classes wants one label per image, not labels of shape {labels.shape} for {len(images)} images.")
     return np.sqrt(np.mean([images[labels == y].var(axis=0).mean() for y in np.unique(labels)]))
 
 

@@ -93,7 +93,7 @@ class Module:
         return self.train(False)
 
     def state_dict(self):
-        """{dotted name: raw array} of parameters and buffers: the arrays themselves, not copies."""
+        """{dotted name: raw array} of parameters and buffers: the arrays themselves (until an optimiser moves them), not copies."""
         return {name: x.data for name, x in _walk(self) if isinstance(x, Tensor)}
 
     def load_state_dict(self, state):

@@ -173,6 +173,8 @@ reductions = lambda r: [(r(3, 4),), (r(2, 3, 4), dict(axis=(0, -1))), (r(3, 1), 
 
 def _axis(axis, ndim):
     """An axis counted from the front, after asking whether there is one."""
+    if not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"An axis is a whole number (several, where an operation takes them, a tuple), not {axis!r}.")
     if not -ndim <= axis < ndim:
         raise IndexError(f"There is no axis {axis} among {ndim}: the axes are {-ndim}, ..., {ndim - 1}.")
     return axis % ndim
@@ -191,21 +193,22 @@ def sum(a, *, axis=None, keepdims=False):
     return a.sum(axis=axis, keepdims=keepdims)
 
 
-def _max_vjp(g, y, a, *, axis=None, keepdims=False):
+def _extreme_vjp(g, y, a, *, axis=None, keepdims=False):
     kept = _kept(a.shape, axis)
-    winners = a == y.reshape(kept)                                         # a's shape, True at each maximum
+    winners = a == y.reshape(kept)                                         # a's shape, True at each maximum (or minimum)
     return g.reshape(kept) * winners / winners.sum(axis=axis, keepdims=True)
 
 
-@primitive(_max_vjp, samples=reductions, fix="a maximum needs at least one element along the axis")
+@primitive(_extreme_vjp, samples=reductions, fix="a maximum needs at least one element along the axis")
 def max(a, *, axis=None, keepdims=False):
     """y = largest a along axis;   da = g at the maximum, shared equally by ties"""
     return a.max(axis=axis, keepdims=keepdims)
 
 
-def min(a, axis=None, keepdims=False):
-    """The smallest a along axis."""
-    return -max(-a, axis=axis, keepdims=keepdims)
+@primitive(_extreme_vjp, samples=reductions, fix="a minimum needs at least one element along the axis")
+def min(a, *, axis=None, keepdims=False):
+    """y = smallest a along axis;   da = g at the minimum, shared equally by ties"""
+    return a.min(axis=axis, keepdims=keepdims)
 
 
 def _count(shape, axis):
@@ -226,8 +229,10 @@ def var(a, axis=None, keepdims=False, correction=1):
 
 
 def std(a, axis=None, keepdims=False, correction=1):
-    """The square root of var()."""
-    return sqrt(var(a, axis, keepdims, correction))
+    """The square root of var(); where that is 0, as for equal values, the gradient is 0, too."""
+    v = var(a, axis, keepdims, correction)
+    some = _raw(v) != 0
+    return where(some, sqrt(where(some, v, 1.0)), 0.0)
 
 
 # Linear algebra -------------------------------------------------------------------------------------------------------
@@ -335,6 +340,8 @@ def pad(a, *, pad, value=0.0):
 
 def concatenate(tensors, axis=0):
     """Tensors joined along an axis they already have."""
+    if axis is None:
+        raise TinygenError("concatenate joins along an axis, None is none: flatten() the Tensors first.")
     return join(*tensors, axis=axis)
 
 
@@ -390,8 +397,9 @@ def ones_like(x, requires_grad=False):
 
 
 def randn_like(x, requires_grad=False):
-    """Independent draws from N(0, 1) of x's shape."""
-    return randn(*x.shape, requires_grad=requires_grad)
+    """Independent draws from N(0, 1) of x's shape, and dtype if x is floating."""
+    draws = backend.randn(x.shape)
+    return _fresh(draws.astype(x.dtype, copy=False) if x.dtype.kind == "f" else draws, requires_grad)
 
 
 def full(size, fill_value, requires_grad=False, dtype=None):
@@ -451,7 +459,7 @@ def _raw(x):
 def _index(index, shape):
     """An index with raw arrays in place of Tensors and lists, integer arrays checked against the axis they look into."""
     parts = [_raw(i) for i in (index if isinstance(index, tuple) else (index,))]
-    parts = [xp.asarray(i) if isinstance(i, (list, np.ndarray)) else i for i in parts]
+    parts = [xp.asarray(i, dtype=None if np.size(i) else int) if isinstance(i, (list, np.ndarray)) else i for i in parts]
     axis = 0
     for n, part in enumerate(parts):
         kind = getattr(getattr(part, "dtype", None), "kind", "")
@@ -469,8 +477,8 @@ def _permute(a, *axes):
 
 
 def _swapaxes(a, axis0, axis1):
-    axes = list(range(a.ndim))
-    axes[axis0], axes[axis1] = axes[axis1], axes[axis0]
+    axes, axis0, axis1 = list(range(a.ndim)), _axis(axis0, a.ndim), _axis(axis1, a.ndim)
+    axes[axis0], axes[axis1] = axis1, axis0
     return permute(a, axes=tuple(axes))
 
 

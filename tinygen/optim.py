@@ -19,13 +19,14 @@ OPERANDS = 8  # arrays that an update has in hand at once, its temporaries inclu
 class Optimizer:
     """Common to all: the parameters as one flat array, and which parts of it have a gradient.
 
-    params   an iterable of Tensors with requires_grad=True, such as model.parameters()
+    params   an iterable of Tensors with requires_grad=True, such as model.parameters(). Their data move: an array taken before
+             (p.data, state_dict()) is not theirs any more
     lr       the learning rate; may be assigned to at any time
     """
     memory = ()  # names of the flat arrays an optimiser keeps besides the parameters
 
     def __init__(self, params, lr):
-        params = [params] if isinstance(params, Tensor) else params
+        params = [params] if isinstance(params, Tensor) or not hasattr(params, "__iter__") else params
         self.params = list({id(p): p for p in params}.values())
         if not all(isinstance(p, Tensor) and p._op is None for p in self.params) or not any(p.requires_grad for p in self.params):
             raise TinygenError("An optimiser needs parameters, leaf Tensors of which at least one has requires_grad=True: "
@@ -166,7 +167,7 @@ class AdamW(Adam):
 
 def clip_grad_norm_(params, max_norm):
     """Scale all gradients by one factor so that their joint norm is at most max_norm. Returns the norm before, a 0-d array."""
-    params = [p for p in params if p.grad is not None]
+    params = [p for p in ([params] if isinstance(params, Tensor) else params) if p.grad is not None]
     if not params:
         raise TinygenError("clip_grad_norm_ found no gradients: call it between loss.backward() and optimizer.step().")
     norm = xp.sqrt(sum((p.grad * p.grad).sum() for p in params))

@@ -67,7 +67,7 @@ def load(path):
             return build(json.loads(str(file["tree.json"])))
     except FileNotFoundError:
         raise TinygenError(f"There is no file {path}: check the path, or train first to make it.") from None
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
         raise TinygenError(f"{path} is damaged or was not written by tinygen ({type(error).__name__}: {error}): "
                            "delete it and make it again.") from None
 
@@ -103,7 +103,6 @@ class Job:
             backend.use(args.backend)
         backend.manual_seed(args.seed)
         self.folder = args.out or os.path.join("out", name)
-        write_atomically(self.path("run.json"), lambda f: f.write(json.dumps(vars(args), indent=1).encode()))
         print(f"{name}: {args.data}, {args.steps} steps of {args.batch}, {backend.name()} -> {self.folder}/")
 
     def path(self, file):
@@ -124,6 +123,7 @@ class Job:
         if reserved:
             raise TinygenError(f"A part of a run cannot be called {', '.join(reserved)}: the checkpoint keeps its own things there.")
         steps, first = self.args.steps, self._restore(parts) if self.args.resume else 0
+        write_atomically(self.path("run.json"), lambda f: f.write(json.dumps(vars(self.args), indent=1).encode()))
         interval = max(1, steps // CHECKPOINTS)
         interrupted = []
         previous = _on_interrupt(lambda *_: interrupted.append(True))

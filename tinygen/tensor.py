@@ -42,7 +42,8 @@ class Tensor:
     requires_grad  True for the leaves (Tensors that no operation made) whose gradient is wanted; backward() writes it to
                    .grad (a raw array)
 
-    The data are copied: changing the array later does not change the Tensor. To change a Tensor in place, assign into
+    The data are copied: changing the array later does not change the Tensor. (An array that stands beside Tensors in an
+    operation, or as an index, is not: leave it as it is until after backward().) To change a Tensor in place, assign into
     tensor.data[...] and call tensor.changed(): differentiating results made before is then an error, and not silently wrong.
     """
     __slots__ = ("data", "grad", "requires_grad", "_number", "_op", "_inputs", "_attributes", "_line", "__weakref__")
@@ -61,6 +62,8 @@ class Tensor:
         if self.data.dtype.kind not in "fiub":
             raise TypeError(f"A Tensor holds floats, integers or booleans, not dtype {self.data.dtype}; "
                             "convert the data to numbers first.")
+        if not isinstance(requires_grad, (bool, np.bool_)):
+            raise TypeError(f"requires_grad is True or False, not {requires_grad!r}: pass a dtype by its name, dtype=...")
         if requires_grad and self.data.dtype.kind != "f":
             raise TypeError(f"Only floating Tensors have gradients, this one is {self.data.dtype}: "
                             "pass dtype='float32', or leave requires_grad=False.")
@@ -393,6 +396,8 @@ def sum_to(g, shape):
 def _fit(g, x, op):
     """The gradient g as x needs it: of x's shape and dtype. Only element-wise operations may be unbroadcast."""
     shape = x.data.shape
+    if not hasattr(g, "shape"):
+        raise RuntimeError(f"The vjp of {op.__name__} returned {g!r}, not an array: is a return missing?")
     if g.shape != shape:
         if not (op.elementwise and _broadcasts(shape, g.shape)):
             raise RuntimeError(f"The vjp of {op.__name__} returned a gradient of shape {g.shape} for an input of shape "
@@ -440,7 +445,7 @@ def grad(output, inputs, grad_output=None, create_graph=False, allow_unused=Fals
     if create_graph:
         g = grad_output if isinstance(grad_output, Tensor) else _result(g)
     found = {}
-    with _switch(_recording=create_graph):
+    with _switch(_recording=True) if create_graph else contextlib.nullcontext():  # on raw arrays nothing records (threads share modes)
         for x, gx in _pull_back(output, g, inputs, create_graph):
             found[id(x)] = gx if create_graph else _result(xp.asarray(gx))
     for i, x in enumerate(inputs):
@@ -457,6 +462,12 @@ class _switch(contextlib.ContextDecorator):
 
     def __init__(self, **modes):
         self.modes, self.before = modes, []
+
+    def __call__(self, function):
+        if inspect.isgeneratorfunction(function):
+            raise TypeError(f"{function.__name__} is a generator, which runs when its caller likes: write the `with` inside it, around "
+                            "what lies between two yields.")
+        return super().__call__(function)
 
     def __enter__(self):
         self.before.append({name: globals()[name] for name in self.modes})
