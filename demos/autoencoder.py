@@ -17,10 +17,12 @@ the noise of the minibatches dies out and the linear one arrives: deep, deep wit
 
 Look at: reconstructions.png (test images, rebuilt by the deep auto-encoder and by PCA from as many numbers); loss.png
 (the linear auto-encoder lands on the dashed line of PCA, the deep one falls through it); codes.png (two numbers per
-image, coloured by class: PCA heaps the classes onto each other, the deep code spreads them without having seen a label);
-random_codes.png (decoded codes of test images, and decoded draws from the normal distribution with the same mean and
-covariance: digits fall to pieces, because nothing in (2) says where between the codes of images there are others. So
-this is NOT a generative model; vae.py mends it).
+image, by rank, coloured by class: PCA heaps the classes onto each other, the deep code parts many without having seen a
+label);
+random_codes.png (decoded: codes of test images; z ~ N(0, I), which are no digits, because nothing in (2) says where the
+codes should lie; and draws from a Gaussian that was fitted to the codes afterwards, a second model, with which many are
+digits and others fall to pieces. So an auto-encoder alone is NOT a generative model; vae.py trains it so that N(0, I) is
+where the codes lie).
 
 Numbers in metrics.json, all of them squared errors summed over the pixels of an image, mean over images. On test images:
 deep_error, pca_error and linear_error with --code numbers (30), improvement = 1 - deep_error / pca_error; deep2_error
@@ -151,17 +153,18 @@ def pictures(job, deep, deep2, test, labels, mean, u, numbers):
     job.picture(fig, "loss.png")
 
     fig, (left, right) = plots.figure(1, 2, 5)
-    plots.classes(left, (test.numpy() - mean) @ u[:, :2], labels,
-                  f"PCA, two numbers: squared error {numbers['pca2_error']:.1f}")
-    plots.classes(right, deep2.encoder(test), labels, f"deep, two numbers: squared error {numbers['deep2_error']:.1f}")
+    for ax, codes, title in ((left, (test.numpy() - mean) @ u[:, :2], f"PCA, two numbers: squared error {numbers['pca2_error']:.1f}"),
+                             (right, deep2.encoder(test).numpy(), f"deep, two numbers: squared error {numbers['deep2_error']:.1f}")):
+        plots.classes(ax, codes.argsort(axis=0).argsort(axis=0), labels, title)     # ranks: no place is crowded
     job.picture(fig, "codes.png")
 
     codes = deep.encoder(test).numpy()                              # (N, k)
     root = np.linalg.cholesky(np.cov(codes.T).reshape(code, code) + 1e-6 * np.eye(code))
     draws = tg.Tensor(codes.mean(axis=0)) + tg.randn(64, code) @ tg.Tensor(root.T)    # (64, k)
-    fig, (left, right) = plots.figure(1, 2, 4)
-    plots.pictures(left, deep.decoder(tg.Tensor(codes[:64])), 8, "decoded codes of test images")
-    plots.pictures(right, deep.decoder(draws), 8, "decoded random codes")
+    fig, axes = plots.figure(1, 3, 4)
+    for ax, z, title in zip(axes, (tg.Tensor(codes[:64]), tg.randn(64, code), draws),
+                            ("decoded codes of test images", "decoded z ~ N(0, I)", "decoded draws of a Gaussian fitted to codes")):
+        plots.pictures(ax, deep.decoder(z), 8, title)
     job.picture(fig, "random_codes.png")
 
 

@@ -29,8 +29,6 @@ The demos: gmm.py, vae.py, gan.py, normalizing_flow.py, ddpm.py, flow_matching.p
 import math
 import time
 
-import numpy as np
-
 import tinygen as tg
 from ddpm import Denoiser, Diffusion, ddpm_loss, random_times, sample as ddpm_sample
 from flow_matching import Velocity, euler, flow_matching_loss
@@ -181,21 +179,21 @@ def main(argv=None):
             seconds[name] += time.perf_counter() - start_time
 
     count = 500 if job.args.quick else 10_000
-    fresh = [data.toy(job.args.data, count, standardize=True) for _ in range(6)]
-    floor = np.median([metrics.sliced_w2(a, b) for a in fresh for b in fresh if a is not b])
-    numbers, window = dict(noise_floor=floor), plots.limits(x, margin=0.3)
+    fresh = lambda n: data.toy(job.args.data, n, standardize=True)
+    numbers, window, new = {}, plots.limits(x, margin=0.3), fresh(2000)
     fig, axes = plots.figure(1, 7, width=2.2, height=3.1)
     plots.scatter(plots.plane(axes[0], window, job.args.data), x, plots.DATA, size=1)
     axes[0].set_xlabel(f"{job.args.steps} updates of {job.args.batch}\nfor every family", fontsize=9)
     for ax, (name, family) in zip(axes[1:], families.items()):
         with tg.no_grad():
-            samples = family.sample(count)
-        ratio = np.median([metrics.sliced_w2(samples, other) for other in fresh]) / floor
+            clouds = [family.sample(count) for _ in range(3)]
+        found = metrics.beside_floor(clouds, fresh)
+        ratio, numbers["noise_floor"] = found["ratio"], found["noise_floor"]
         size = sum(p.size for p in family.model.parameters())
         numbers |= {f"{name}_ratio": ratio, f"{name}_seconds": seconds[name], f"{name}_parameters": size}
-        nll = family.nll(fresh[0][:2000])
+        nll = family.nll(new)
         numbers, nats = (numbers, "") if nll is None else (numbers | {f"{name}_nll": nll}, f", {nll:.2f} nats")
-        plots.scatter(plots.plane(ax, window, family.title), samples, plots.MODEL, size=1)
+        plots.scatter(plots.plane(ax, window, family.title), clouds[0], plots.MODEL, size=1)
         ax.set_xlabel(f"{family.density}{nats}\ndistance {ratio:.1f} x floor\n{seconds[name]:.0f} s, {size:,} parameters\n"
                       f"{family.steps} step{'s' * (family.steps > 1)} to sample", fontsize=8)
     job.picture(fig, "compare.png")

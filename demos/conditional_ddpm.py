@@ -146,10 +146,7 @@ def pictures_of_points(job, eps, diffusion):
             plots.scatter(plots.plane(ax, window, title), cloud, y.numpy(), size=3, limit=count, cmap="Dark2")
     job.picture(fig, "guidance.png")
 
-    fresh = lambda n: gaussians(n)[0]
-    distance = np.median([metrics.sliced_w2(samples["network"][0], fresh(count)) for _ in range(5)])
-    floor = metrics.noise_floor(metrics.sliced_w2, fresh, count, 15)
-    numbers = dict(sliced_w2=distance, noise_floor=floor, ratio=distance / floor)
+    numbers = metrics.beside_floor(samples["network"][0], lambda n: gaussians(n)[0])
     if job.args.exact:
         t, some = random_times(count, diffusion.T), drop(y, 8, 0.5)
         xt = diffusion.noised(x, t, noise)

@@ -43,8 +43,8 @@ WINDOW = (-3.2, 3.2), (-3.2, 3.2)
 
 def main(argv=None):
     job = run.Job("ddim", __doc__, argv, data=tuple(data.TOYS), exact=True, lr=4e-3, steps=5000, batch=512, flags={
-        "--T": dict(type=run.number(int, 1), default=200, help="noise levels (default: %(default)s)"),
-        "--sample-steps": dict(type=run.number(int, 1), default=10, help="few steps of a sampler (default: %(default)s)"),
+        "--T": dict(type=run.number(int, 1), default=200, help="noise levels"),
+        "--sample-steps": dict(type=run.number(int, 1), default=10, help="few steps of a sampler"),
         "--sigma": dict(choices=("posterior", "beta"), default="posterior", help="the noise of DDPM"),
         "--eta": dict(type=run.number(float, 0), default=0.0, help="the noise of DDIM, between 0 and 1")})
     args = job.args
@@ -138,10 +138,8 @@ def score_picture(job, eps, x, diffusion):
         xt = diffusion.noised(x[:3000], t, tg.randn(3000, 2))       # (3000, 2)
         plots.scatter(plots.plane(ax, WINDOW, f"score at t = {n}"), xt, plots.DATA, alpha=0.15)
         xt, t = xt[:120], t[:120]
-        if job.args.exact:
-            plots.arrows(ax, xt, length * exact_eps(xt, t, diffusion, x), plots.EXACT, scale_units="xy", scale=1,
-                         edgecolor=plots.EXACT, linewidth=1.5)  # a rim for the black
-        plots.arrows(ax, xt, length * eps(xt, t), scale_units="xy", scale=1)
+        exact = length * exact_eps(xt, t, diffusion, x) if job.args.exact else None
+        plots.arrows(ax, xt, length * eps(xt, t), exact=exact, scale=1)
     job.picture(fig, "score.png")
 
 

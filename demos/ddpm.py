@@ -37,10 +37,11 @@ each column both are the same distribution); reverse.gif (the lower row as a fil
 other samplers for the same network are in ddim.py.
 
 Numbers in metrics.json. loss, the mean of the last tenth; seconds of training. In the plane (data are standardised, so
-that the unit is one standard deviation): sliced_w2, the distance of 10,000 samples to as many fresh data, the median of
-three; noise_floor, the distance of two fresh data sets of that size, what perfect samples would score, give or take
-chance; ratio of the two. With --exact, as means over t: irreducible, the loss |eps - eps*|^2 of the exact solution (5),
-and eps_gap, the mean of |eps(x_t, t) - eps*|^2, by which the network's loss is higher.
+that the unit is one standard deviation): sliced_w2, the distance of 10,000 samples to as many fresh data;
+noise_floor, the distance of two fresh data sets of that size, what perfect samples would score, give or take chance; ratio
+of the two (root mean squares over several sets of each). With --exact, as means over t: irreducible, the loss
+|eps - eps*|^2 of the exact solution (5), and eps_gap, the mean of |eps(x_t, t) - eps*|^2, by which the network's loss is
+higher (up to sampling).
 
 Ho et al., "Denoising diffusion probabilistic models", 2020; Nichol & Dhariwal, "Improved DDPM", 2021 (cosine schedule);
 Salimans & Ho, "Progressive distillation for fast sampling of diffusion models", 2022 (v).
@@ -146,8 +147,8 @@ def exact_eps(x, t, diffusion, data):
 def main(argv=None):
     job = run.Job("ddpm", __doc__, argv, data=(*data.TOYS, *data.IMAGES), exact=True, lr={"toys": 4e-3, "images": 1e-3},
                   steps={"toys": 8000, "images": 4000}, batch={"toys": 512, "images": 128}, flags={
-                      "--T": dict(type=run.number(int, 1), default=200, help="noise levels (default: %(default)s)"),
-                      "--schedule": dict(choices=("linear", "cosine"), default="linear", help="how the betas grow (default: %(default)s)"),
+                      "--T": dict(type=run.number(int, 1), default=200, help="noise levels"),
+                      "--schedule": dict(choices=("linear", "cosine"), default="linear", help="how the betas grow"),
                       "--predict": dict(choices=("eps", "x0", "v"), help="what is learned (default: eps; x0 for images)")})
     args, toys = job.args, job.args.kind == "toys"
     x = data.toy(args.data, 50_000, standardize=True) if toys else 2 * data.images(
@@ -207,9 +208,7 @@ def pictures(job, eps, x, diffusion):
         return {}
     fresh = lambda n: data.toy(job.args.data, n, standardize=True)              # (n, 2)
     clouds = [path[-1]] + [sample(eps, tg.randn(count, 2), diffusion)[1][-1] for _ in range(2)]
-    distance = np.median([metrics.sliced_w2(cloud, fresh(count)) for cloud in clouds for _ in range(9)])
-    floor = metrics.noise_floor(metrics.sliced_w2, fresh, count, 25)
-    return dict(sliced_w2=distance, noise_floor=floor, ratio=distance / floor)
+    return metrics.beside_floor(clouds, fresh)
 
 
 @tg.no_grad()

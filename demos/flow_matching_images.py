@@ -68,8 +68,8 @@ def draw(u, y, w, x, steps, method="heun"):
 
 def main(argv=None):
     job = run.Job("flow_matching_images", __doc__, argv, data=data.IMAGES, steps=1800, batch=32, lr=2e-3, quick=2, flags={
-        "--width": dict(type=run.number(int, 8), default=32, help="channels at 14 x 14 (default: %(default)s)"),
-        "--count": dict(type=run.number(int, 150), default=500, help="samples that are judged (default: %(default)s)")})
+        "--width": dict(type=run.number(int, 8), default=32, help="channels at 14 x 14"),
+        "--count": dict(type=run.number(int, 150), default=500, help="samples that are judged")})
     args, limit = job.args, 200 if job.args.quick else None
     train, labels = data.images(args.data, folder=args.data_dir, limit=limit)
     x = 2 * train.flatten(1) - 1                                    # (N, 784) in [-1, 1]

@@ -155,7 +155,7 @@ def density(job, f, fresh):
     for ax, values, title in zip(axes, (p, true), ("p(x) of the model", "the true p(x)")):
         plots.plane(ax, window, title).imshow(values, origin="lower", extent=plots.pixels(window, n), cmap="Blues", vmin=0,
                                               vmax=true.max())
-        ax.contour(np.linspace(*window[0], n), np.linspace(*window[1], n), values, 6, colors="black", linewidths=0.4)
+        ax.contour(*[np.linspace(*side, n) for side in window], values, np.linspace(0, true.max(), 8)[1:-1], colors="black", linewidths=0.4)
     job.picture(fig, "density.png")
     nll, true_nll = -log_likelihood(f, fresh).mean().item(), -true_log_density(fresh).mean().item()
     known = dict(true_nll=true_nll, kl=nll - true_nll) if job.args.exact else {}
@@ -171,13 +171,12 @@ def scores(job, f):
         axis = np.linspace(*window[0], 60)
         p = np.exp(true_log_density(tg.Tensor(plots.grid(window, 60)), t).numpy()).reshape(60, 60)
         plots.plane(ax, window, f"score at t = {t}").contour(axis, axis, p, 6, colors=plots.DATA, linewidths=0.7)
+        plots.arrows(ax, points.detach(), score(f, points, t).detach(), exact=truth if job.args.exact else None)
         if job.args.exact:
-            plots.arrows(ax, points.detach(), truth, plots.EXACT)
             x = t * data.toy("deck_mixture", 2000, standardize=True) + (1 - t) * tg.randn(2000, 2)
             x = tg.Tensor(x, requires_grad=True)
             truth, = tg.grad(true_log_density(x, t).sum(), x)
             gap |= {"score_gap": ((score(f, x, t) - truth)**2).sum(axis=1).mean().item()} if t == 0.5 else {}
-        plots.arrows(ax, points.detach(), score(f, points, t).detach())
     job.picture(fig, "score.png")
     return gap
 

@@ -93,8 +93,8 @@ def best_loss(name, p, q):
 
 def main(argv=None):
     job = run.Job("gan", __doc__, argv, data=tuple(OPTIONS), steps=5000, batch=256, lr=3e-3, exact=True, flags={
-        "--loss": dict(choices=list(LOSSES), default="minimax", help="what the players pay (default: %(default)s)"),
-        "--r1": dict(type=float, default=0.003, help="weight of the penalty R1 (default: %(default)s)")})
+        "--loss": dict(choices=list(LOSSES), default="minimax", help="what the players pay"),
+        "--r1": dict(type=float, default=0.003, help="weight of the penalty R1")})
     args = job.args
     x = data.toy(args.data, 100_000, **OPTIONS[args.data])              # (N, 2)
 
@@ -195,6 +195,7 @@ def draw_training(job, x, every):
         ax.axhline(perfect, color=color, linestyle="--", linewidth=1)
     if "D*" in job.history:
         ax.plot(every * np.arange(1, len(job.history["D*"]) + 1), job.history["D*"], ".-", color=plots.EXACT, label="D*")
+    ax.set(title="what each player pays")
     ax.legend()
     job.picture(fig, "loss.png")
 

@@ -29,7 +29,7 @@ Look at: rate_distortion.png (the trained models as dots on the curve (7)); spec
 levels; KL_j of the trained models as dots, (6) as lines: each meets 0 where its level meets the eigenvalues);
 components.png (eigenvectors, and columns of the learned W below: the same images, up to the sign, and mixed with their
 neighbours where two eigenvalues are so close that the loss hardly minds);
-loss.png (the loss of the first model falls onto the dashed line (5), which it cannot cross).
+loss.png (the loss of the first model falls onto the dashed line (5), which its mean over all data cannot cross).
 
 Numbers in metrics.json. First model, in nats per image: exact_log_likelihood, (5); elbo, minus its loss, with the means
 over z taken in closed form; gap, the difference; kl_gap, the largest error in (6); noise and exact_noise, its s^2 and
@@ -155,7 +155,7 @@ def pictures(job, trained, w, eigenvalues, u, betas, learned_s2, fixed_s2, numbe
     ax.plot([d for d, _ in curve], [r.sum() for _, r in curve], color=plots.EXACT, label="best possible, eq. (7)")
     ax.plot([d for d, _ in trained[1:]], [r.sum() for _, r in trained[1:]], "o", color=plots.MODEL, label="trained")
     for beta, (d, r) in zip(betas[1:], trained[1:]):
-        ax.annotate(f"$\\beta$ = {beta:g}", (d, r.sum()), (8, 4), textcoords="offset points")
+        ax.annotate(f"$\\beta$ = {beta:g}", (d, r.sum()), (4, 6), textcoords="offset points", rotation=45)
     ax.set(xlabel="distortion: squared error per image", ylabel="rate in nats per image")
     ax.legend()
     job.picture(fig, "rate_distortion.png")
@@ -163,8 +163,8 @@ def pictures(job, trained, w, eigenvalues, u, betas, learned_s2, fixed_s2, numbe
     fig, (left, right) = plots.figure(1, 2, width=4.5, height=3.5)
     index, shown = np.arange(1, len(eigenvalues) + 1), latent + 8
     left.semilogy(index[:shown], eigenvalues[:shown], ".-", color=plots.EXACT)
-    left.set(title="eigenvalues, and the levels $\\beta s^2$", xlabel="j", ylabel="$\\lambda_j$")
-    right.set(title="KL of latent dimension j, in nats", xlabel="j")
+    left.set(title="eigenvalues, and the levels $\\beta s^2$", xlabel="j", xticks=range(4, shown + 1, 4), ylabel="$\\lambda_j$")
+    right.set(title="KL of latent dimension j, in nats", xlabel="j", xticks=range(4, latent + 1, 4))
     for i, (tau, (_, rates)) in enumerate(zip([learned_s2, *levels], trained)):
         color = plots.MODEL if i == 0 else f"C{i + 3}"
         left.axhline(tau, color=color, linewidth=0.8, linestyle="--" if i else "-")

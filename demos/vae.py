@@ -19,8 +19,8 @@ With --latent 2 the latent space can be looked at, and --exact computes ln p(x) 
 grid of z, which no sampling is needed for. (Encoder and decoder linear: all is known in closed form, see linear_vae.py.)
 
 Look at: reconstructions.png (test images above their reconstructions); samples.png (decoded draws from the prior: the
-decoder has never seen these z, yet they are digits, because the KL term fills the latent space); loss.png (the two
-terms: the KL grows while the reconstruction error falls, so the code is used); code.png (left the KL of each latent
+decoder has never seen these z, yet many are digits, because the KL term fills the latent space; with the same draws
+autoencoder.py makes none); loss.png (the two terms: the KL grows while the reconstruction error falls, so the code is used); code.png (left the KL of each latent
 dimension, largest first: with --beta 4 many are switched off, mean = 0 and std = 1 whatever x; right the bound (5)
 tightening with K). With --latent 2: manifold.png (the plane of z, shrunk to a square of equal probabilities: the codes
 of test images, and what the decoder makes of every place). With --exact: a dashed line in code.png, and posterior.png
@@ -162,7 +162,7 @@ def pictures(job, vae, test, labels):
     fig, (left, right) = plots.figure(1, 2, width=4, height=3)
     kl = 0.5 * (mean**2 + tg.exp(logvar) - 1 - logvar).mean(axis=0)                   # (20,), their sum is test_kl
     left.bar(range(1, latent + 1), np.sort(kl.numpy())[::-1], color=plots.DATA)
-    left.set(title=f"KL in nats: {active} of {latent} dimensions in use", xticks=range(1, latent + 1, 1 + latent // 10))
+    left.set(title=f"KL in nats: {active} of {latent} dimensions in use", xlabel="latent dimension, largest first", xticks=range(1, latent + 1, 1 + latent // 10))
     right.plot([str(m) for m in nll], list(nll.values()), "o-", color=plots.MODEL)
     right.set(xlabel="draws K", ylabel="nats per image", title="more draws, a tighter bound")
     if job.args.exact:

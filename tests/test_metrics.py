@@ -569,3 +569,19 @@ def test_impossible_sizes_are_refused():
                 lambda: metrics.spread_within_classes(x, np.array([0, 1]))):
         with pytest.raises(tg.TinygenError):
             bad()
+
+
+def test_beside_floor_is_what_its_name_says():
+    def draw(n):
+        sets.append(rng.standard_normal((n, 2)))
+        return sets[-1]
+    rng, sets = np.random.default_rng(0), []
+    clouds = [1.5 * rng.standard_normal((300, 2)) for _ in range(2)]
+    found = metrics.beside_floor(clouds, draw, sets=5)
+    floor = np.mean([sliced_w2(a, b, 64)**2 for a, b in itertools.combinations(sets, 2)])**0.5
+    distance = np.mean([sliced_w2(a, b, 64)**2 for a in clouds for b in sets])**0.5
+    assert found == pytest.approx({"sliced_w2": distance, "noise_floor": floor, "ratio": distance / floor}, rel=1e-9)
+    assert 0.7 < metrics.beside_floor([draw(300) for _ in range(5)], draw)["ratio"] < 1.4 and found["ratio"] > 3
+    for bad in (lambda: metrics.beside_floor(draw(9), draw, sets=1), lambda: metrics.beside_floor([draw(9), draw(8)], draw)):
+        with pytest.raises(TinygenError, match="clouds of one size and at least 2 sets"):
+            bad()

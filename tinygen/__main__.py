@@ -1,7 +1,9 @@
 """`python -m tinygen`: the calculus table, every row checked now. Exit code 1 if one is wrong."""
+import argparse
 import sys
 
 from .explain import reference
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tinygen", description=__doc__).parse_args()
     sys.exit(bool(reference()))

@@ -46,7 +46,7 @@ def scatter(ax, points, color, size=2.0, alpha=0.5, limit=5000, **style):
 def trajectories(ax, paths, count=120):
     """Paths (steps, N, 2): grey start, thin line, coloured end."""
     paths = backend.to_numpy(paths)[:, :count]
-    ax.plot(paths[:, :, 0], paths[:, :, 1], color="#b5a642", alpha=0.35, linewidth=0.7)
+    ax.plot(paths[:, :, 0], paths[:, :, 1], color="#b5a642", alpha=0.5, linewidth=0.8)
     ax.scatter(*paths[0].T, s=8, c=NOISE, linewidths=0, zorder=3)
     ax.scatter(*paths[-1].T, s=8, c=MODEL, linewidths=0, zorder=3)
 
@@ -62,10 +62,17 @@ def pixels(window, n):
     return [edge for low, high in window for half in [(high - low) / (n - 1) / 2] for edge in (low - half, high + half)]
 
 
-def arrows(ax, points, vectors, color="black", **style):
-    """A vector (N, 2) at each of points (N, 2)."""
-    points, vectors = backend.to_numpy(points), backend.to_numpy(vectors)
-    return ax.quiver(*points.T, *vectors.T, color=color, angles="xy", width=0.004, **style)
+def arrows(ax, points, vectors, color="black", exact=None, scale=None):
+    """A vector (N, 2) at each of points (N, 2); and below, as a green rim, what it should be, to the same scale.
+
+    scale   the length of a vector that is drawn with length 1; None: of ten vectors nine are shorter than from point to point
+    """
+    points, vectors, below = [None if a is None else backend.to_numpy(a) for a in (points, vectors, exact)]
+    if scale is None:
+        scale = np.quantile(np.hypot(*(vectors if below is None else below).T), 0.9) * (len(points) / np.ptp(points, axis=0).prod())**0.5
+    for arrow, style in ((below, dict(color=EXACT, edgecolor=EXACT, linewidth=1.2)), (vectors, dict(color=color))):
+        if arrow is not None:
+            ax.quiver(*points.T, *arrow.T, angles="xy", scale_units="xy", scale=scale, width=0.004, **style)
 
 
 def mosaic(images, columns):
@@ -92,17 +99,17 @@ def sheet(images, columns=10, labels=(), low=-1.0, high=1.0):
     fig, (ax,) = figure(1, 1, width=0.55 * columns, height=0.55 * len(images) / columns + (0.25 if labels else 0))
     pictures(ax, images, columns, low=low, high=high)
     ax.set_xticks(28 * np.arange(len(labels)) + 13.5, labels)
-    ax.tick_params(length=0)
+    ax.tick_params(length=0, labelsize=8)
     return fig
 
 
 def curve(ax, values, label, color, window=None, **style):
-    """A noisy curve over training steps: faint as it is, and its running mean."""
+    """A noisy curve over training steps: faint as it is, and the mean of the steps around each."""
     values = np.asarray(values, dtype=float)
     window = window or max(1, len(values) // 50)
     ax.plot(values, color=color, alpha=0.15, linewidth=0.5)
     mean = np.convolve(values, np.ones(window) / window, mode="valid")
-    ax.plot(np.arange(len(mean)) + window - 1, mean, color=color, label=label, **style)
+    ax.plot(np.arange(len(mean)) + (window - 1) / 2, mean, color=color, label=label, **style)
     ax.set(xlabel="training step")
 
 
@@ -131,15 +138,26 @@ def density(ax, window, values, color, contours=False):
     ax.set(xlim=window[0], ylim=window[1])
 
 
+def _apart(points, least):
+    """Points (N, 2), pushed away from each other until hardly two are nearer than `least`."""
+    for _ in range(50):
+        way = points[:, None] - points                              # (N, N, 2)
+        distance = np.hypot(*way.T) + 1e-9
+        points = points + (way * (np.maximum(least - distance, 0) / distance / 2)[..., None]).sum(axis=1)
+    return points
+
+
 def classes(ax, points, labels, title=None, window=None, limit=4000):
-    """Points (N, 2), at most `limit`, coloured by their labels (N,); each label stands at the median of its class."""
+    """Points (N, 2), at most `limit`, coloured by their labels (N,); each label stands at, or near, the median of its class."""
     from matplotlib.patheffects import withStroke
     points, labels = backend.to_numpy(points)[:limit], backend.to_numpy(labels)[:limit]
-    plane(ax, window or limits(points, margin=0.05), title)
-    for label in np.unique(labels):
-        own, color = points[labels == label], f"C{int(label) % 10}"
-        scatter(ax, own, color, size=4, alpha=0.6)
-        ax.text(*np.median(own, axis=0), int(label), color=color, fontsize=13, fontweight="bold", ha="center", va="center",
+    window, names = window or limits(points, margin=0.05), np.unique(labels)
+    plane(ax, window, title)
+    places = _apart(np.array([np.median(points[labels == label], axis=0) for label in names]), 0.05 * (window[0][1] - window[0][0]))
+    for label, place in zip(names, places):
+        color = f"C{int(label) % 10}"
+        scatter(ax, points[labels == label], color, size=4, alpha=0.6)
+        ax.text(*place, int(label), color=color, fontsize=13, fontweight="bold", ha="center", va="center",
                 zorder=3, path_effects=[withStroke(linewidth=3, foreground="white")])
 
 

@@ -9,6 +9,7 @@
 """
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -93,8 +94,8 @@ class Job:
     """
 
     def __init__(self, name, doc, argv=None, *, data, steps, batch, lr, quick=20, exact=False, flags=None):
-        self.name, self.history, self.seconds, self._pending = name, {}, 0.0, {}
-        self.args = args = _parse(name, doc, argv, data, exact, flags or {})
+        self.name, self.history, self.seconds, self._pending, self.pictures = name, {}, 0.0, {}, []
+        self.args = args = _parse(name, doc, argv, data, dict(steps=steps, batch=batch, lr=lr), exact, flags or {})
         args.kind = "images" if args.data in IMAGES else "toys"
         for key, default in (("steps", quick if args.quick else steps), ("batch", batch), ("lr", lr)):
             if getattr(args, key) is None:
@@ -142,6 +143,8 @@ class Job:
                 if interrupted:
                     print(f"\nStopped after step {done}; the same command with --resume goes on from there.")
                     raise SystemExit(130)
+            _refuse_diverged({name: values[-1] for name, values in self.history.items()})
+            print("  trained; now the pictures and the numbers ...", flush=True)
         finally:
             _on_interrupt(previous)
 
@@ -167,7 +170,8 @@ class Job:
         values = "  ".join(f"{name} {np.mean(v[-100:]):.4f}" for name, v in self.history.items() if np.ndim(v) == 1)
         left = (steps - done) / rate if rate else 0
         line = f"  step {done}/{steps}  {values}  {rate:.0f} steps/s  {left:.0f} s left"
-        print(f"\r{line:<100}" if terminal else line, end="" if terminal and done < steps else "\n", flush=True)
+        width = shutil.get_terminal_size().columns - 1  # a longer line could not be overwritten
+        print(f"\r{line[:width]:<{width}}" if terminal else line, end="" if terminal and done < steps else "\n", flush=True)
 
     def _setup(self):
         """The flags that a checkpoint must have been made with."""
@@ -201,6 +205,7 @@ class Job:
     def picture(self, figure, file):
         """Write a matplotlib figure as a PNG of this run."""
         write_atomically(self.path(file), lambda f: figure.savefig(f, format="png"))
+        self.pictures.append(file)
 
     def animation(self, figure, draw, frames, file, rate=10):
         """Write a GIF of this run: draw(frame) changes the figure, for each of frames; rate in pictures per second."""
@@ -215,20 +220,24 @@ class Job:
                 draw(frame)
                 writer.grab_frame()
         os.replace(temporary, self.path(file))
+        self.pictures.append(file)
 
     def finish(self, **metrics):
         """Print the numbers and write them to metrics.json, a flat object of floats; the seconds of training are among them."""
         metrics = {name: float(value) for name, value in {**metrics, "seconds": self.seconds}.items()}
-        bad = [name for name, value in metrics.items() if not np.isfinite(value)]
-        if bad:
-            raise TinygenError(f"{', '.join(bad)} came out as NaN or Inf: the training has diverged, try a lower --lr "
-                               "(tg.debug() finds the first bad operation).")
+        _refuse_diverged(metrics)
         write_atomically(self.path("metrics.json"), lambda f: f.write((json.dumps(metrics, indent=1) + "\n").encode()))
         width = max(map(len, metrics), default=0)
         print("\n".join(f"  {name:<{width}}  {value:.6g}" for name, value in metrics.items()))
-        files = sorted(f for f in os.listdir(self.folder) if f.endswith((".png", ".gif")))
-        print(f"  pictures in {self.folder}/: {', '.join(files)}")
+        print(f"  pictures in {self.folder}/: {', '.join(sorted(self.pictures))}")
         return metrics
+
+
+def _refuse_diverged(values):
+    bad = [name for name, value in values.items() if not np.isfinite(value).all()]
+    if bad:
+        raise TinygenError(f"{', '.join(bad)} came out as NaN or Inf: the training has diverged, try a lower --lr "
+                           "(tg.debug() finds the first bad operation).")
 
 
 def number(kind, least):
@@ -246,16 +255,17 @@ def number(kind, least):
     return read
 
 
-def _parse(name, doc, argv, data, exact, flags):
+def _parse(name, doc, argv, data, defaults, exact, flags):
     import argparse
 
+    own = {key: f"{value['toys']}; images: {value['images']}" if isinstance(value, dict) else value for key, value in defaults.items()}
     parser = argparse.ArgumentParser(prog=f"python demos/{name}.py", description=doc, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=list(backend.LIBRARIES), default=backend.name(), help="where to compute")
-    parser.add_argument("--seed", type=number(int, 0), default=0, help="of all random numbers")
-    parser.add_argument("--steps", type=number(int, 1), help="training steps")
-    parser.add_argument("--batch", type=number(int, 1), help="samples per step")
-    parser.add_argument("--lr", type=number(float, 0), help="learning rate")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="of all random numbers (default: %(default)s)")
+    parser.add_argument("--steps", type=number(int, 1), help=f"training steps (default: {own['steps']})")
+    parser.add_argument("--batch", type=number(int, 1), help=f"samples per step (default: {own['batch']})")
+    parser.add_argument("--lr", type=number(float, 0), help=f"learning rate (default: {own['lr']})")
     parser.add_argument("--data", choices=data, default=data[0], help="data set (default: %(default)s)")
     parser.add_argument("--data-dir", help="folder with the files of mnist or fashion_mnist (default: $TINYGEN_DATA, else download)")
     parser.add_argument("--out", help=f"output folder (default: out/{name})")
@@ -264,7 +274,7 @@ def _parse(name, doc, argv, data, exact, flags):
     if exact:
         parser.add_argument("--exact", action="store_true", help="overlay the exact solution and write the gap to metrics.json")
     for flag, keywords in flags.items():
-        parser.add_argument(flag, **keywords)
+        parser.add_argument(flag, **keywords | {"help": keywords["help"] + " (default: %(default)s)" * ("default" in keywords)})
     return parser.parse_args(argv)
 
 
