@@ -18,11 +18,10 @@ the noise of the minibatches dies out and the linear one arrives: deep, deep wit
 Look at: reconstructions.png (test images, rebuilt by the deep auto-encoder and by PCA from as many numbers); loss.png
 (the linear auto-encoder lands on the dashed line of PCA, the deep one falls through it); codes.png (two numbers per
 image, by rank, coloured by class: PCA heaps the classes onto each other, the deep code parts many without having seen a
-label);
-random_codes.png (decoded: codes of test images; z ~ N(0, I), which are no digits, because nothing in (2) says where the
-codes should lie; and draws from a Gaussian that was fitted to the codes afterwards, a second model, with which many are
-digits and others fall to pieces. So an auto-encoder alone is NOT a generative model; vae.py trains it so that N(0, I) is
-where the codes lie).
+label); random_codes.png (decoded: codes of test images; z ~ N(0, I), which are no digits, because nothing in (2) says
+where the codes should lie; and draws from a Gaussian that was fitted to the codes afterwards, a second model, with
+which many are digits and others fall to pieces. So an auto-encoder alone is NOT a generative model; vae.py trains it so
+that N(0, I) is where the codes lie).
 
 Numbers in metrics.json, all of them squared errors summed over the pixels of an image, mean over images. On test images:
 deep_error, pca_error and linear_error with --code numbers (30), improvement = 1 - deep_error / pca_error; deep2_error

@@ -13,8 +13,8 @@ implicit ones only have a way to draw from it:
     flow matching       dx/dt = u(x, t), so a density too, by the change along the path             (6)
 
 Each is trained by the loss of its own demo, in turns on the very same minibatches, with networks of about the same
-size and Adam. Simple settings, so the numbers say what a family gives for this little work, not what it can do at best. (--lr is a
-factor on all learning rates.)
+size and Adam. Simple settings, so the numbers say what a family gives for this little work, not what it can do at
+best. (--lr is a factor on all learning rates.)
 
 Look at: compare.png (data, then a panel for each family: samples, kind, distance, seconds, parameters, steps to sample).
 

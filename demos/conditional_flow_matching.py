@@ -7,12 +7,12 @@ Slide "Conditional flow matching", for labelled data (x_1, y): the velocity is t
     guidance    u_w(x, t, y) = (1 + w) u(x, t, y) - w u(x, t, no class)                             (3)
 
 With w = 0 the samples follow p(x | y). A larger w pushes away from what images have in common, towards what makes this
-class different: clearer digits, but less varied, and with too large a w too black and white. (It is not exactly a sample of
-p(x | y)^(1+w) p(x)^-w.)
+class different: clearer digits, but less varied, and with too large a w too black and white. (It is not exactly a
+sample of p(x | y)^(1+w) p(x)^-w.)
 
-Look at: samples.png (a column for each class, w = 1); guidance.png (the same noise with growing w: doubtful digits become
-clear, then strokes break); accuracy.png (how often a classifier finds the class that was asked for, against w, beside its
-accuracy on real test images).
+Look at: samples.png (a column for each class, w = 1); guidance.png (the same noise with growing w: doubtful digits
+become clear, then strokes break); accuracy.png (how often a classifier finds the class that was asked for, against w,
+beside its accuracy on real test images).
 
 Numbers in metrics.json: accuracy_w0, accuracy_w1, accuracy_w3, the part of 1,000 samples that a classifier trained on
 the training images takes for the class asked for; test_accuracy, that classifier on real test images; frechet_w0,

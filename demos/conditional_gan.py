@@ -72,7 +72,7 @@ def sample(G, labels):
 
 def main(argv=None):
     job = run.Job("conditional_gan", __doc__, argv, data=data.IMAGES, steps=8000, batch=64, lr=2e-3, flags={
-        "--r1": dict(type=float, default=3.0, help="weight of the penalty R1")})
+        "--r1": dict(type=run.number(float, 0), default=3.0, help="weight of the penalty R1")})
     args = job.args
     images, labels = data.images(args.data, folder=args.data_dir)
     x = 2 * images.flatten(1) - 1                                       # (N, 784) in [-1, 1]

@@ -23,7 +23,8 @@ The betas 1e-4, ..., 0.02 of the paper belong to T = 1000. With T = 200 they are
 still contain data, while line 1 of Algorithm 2 starts from none.
 
     --predict   the network says eps, or x_0, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0      (4)
-                each of them gives eps by (2), and the loss compares what is said. Images ask for x_0: their noise does not fit through 512 hidden units
+                each of them gives eps by (2), and the loss compares what is said. Images ask for x_0: their noise
+                does not fit through 512 hidden units
 
 sigma_t^2 in line 4 is btilde of (3); ddim.py compares it with others, and takes fewer steps, from t to any earlier s.
 
@@ -37,11 +38,11 @@ each column both are the same distribution); reverse.gif (the lower row as a fil
 other samplers for the same network are in ddim.py.
 
 Numbers in metrics.json. loss, the mean of the last tenth; seconds of training. In the plane (data are standardised, so
-that the unit is one standard deviation): sliced_w2, the distance of 10,000 samples to as many fresh data;
-noise_floor, the distance of two fresh data sets of that size, what perfect samples would score, give or take chance; ratio
-of the two (root mean squares over several sets of each). With --exact, as means over t: irreducible, the loss
-|eps - eps*|^2 of the exact solution (5), and eps_gap, the mean of |eps(x_t, t) - eps*|^2, by which the network's loss is
-higher (up to sampling).
+that the unit is one standard deviation): sliced_w2, the distance of 10,000 samples to as many fresh data; noise_floor,
+the distance of two fresh data sets of that size, what perfect samples would score, give or take chance; ratio of the
+two (root mean squares over several sets of each). With --exact, as means over t: irreducible, the loss |eps - eps*|^2
+of the exact solution (5), and eps_gap, the mean of |eps(x_t, t) - eps*|^2, by which the network's loss is higher (up to
+sampling).
 
 Ho et al., "Denoising diffusion probabilistic models", 2020; Nichol & Dhariwal, "Improved DDPM", 2021 (cosine schedule);
 Salimans & Ho, "Progressive distillation for fast sampling of diffusion models", 2022 (v).

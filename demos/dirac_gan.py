@@ -23,8 +23,8 @@ motion: the sample theta overshoots the datum 0 again and again).
 
 Numbers in metrics.json: growth_simultaneous, growth_alternating, growth_r1, by how much the distance to the solution
 grows per step, on average from first to last step; seconds of training. With --exact the largest modulus of an
-eigenvalue beside each: exact_simultaneous, exact_alternating, exact_r1, and the largest gap. (The exact ones belong to small distances.)
-With --compare: the numbers of gan.py, each after the name of its loss.
+eigenvalue beside each: exact_simultaneous, exact_alternating, exact_r1, and the largest gap. (The exact ones belong to
+small distances.) With --compare: the numbers of gan.py, each after the name of its loss.
 
 Mescheder et al., "Which training methods for GANs do actually converge?", 2018.
 """

@@ -26,7 +26,8 @@ Numbers in metrics.json. For all data: loss, the mean of the last tenth; seconds
 standardised, so that the unit is one standard deviation): sliced_w2, the distance of 10,000 samples to as many fresh
 data (Euler, 100 steps); noise_floor, the distance of two fresh data sets of that size, what perfect samples would
 score, give or take chance; ratio of the two (root mean squares over several sets of each). With --exact: irreducible,
-the loss of u*; velocity_gap, the mean of |u - u*|^2, so that loss = irreducible + velocity_gap up to sampling; both from 10,000 points and t <= 0.99, for later u* only remembers the points.
+the loss of u*; velocity_gap, the mean of |u - u*|^2, so that loss = irreducible + velocity_gap up to sampling; both
+from 10,000 points and t <= 0.99, for later u* only remembers the points.
 
 Lipman et al., "Flow matching for generative modeling", 2023; Liu et al., "Flow straight and fast", 2023; Tong et al.,
 "Improving and generalizing flow-based generative models with minibatch optimal transport", 2024.

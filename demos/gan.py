@@ -94,7 +94,7 @@ def best_loss(name, p, q):
 def main(argv=None):
     job = run.Job("gan", __doc__, argv, data=tuple(OPTIONS), steps=5000, batch=256, lr=3e-3, exact=True, flags={
         "--loss": dict(choices=list(LOSSES), default="minimax", help="what the players pay"),
-        "--r1": dict(type=float, default=0.003, help="weight of the penalty R1")})
+        "--r1": dict(type=run.number(float, 0), default=0.003, help="weight of the penalty R1")})
     args = job.args
     x = data.toy(args.data, 100_000, **OPTIONS[args.data])              # (N, 2)
 

@@ -28,12 +28,12 @@ steps of EM, many short ones of the gradient, to the same place); em.gif (ellips
 moves them).
 
 Numbers in metrics.json, in nats per point: nll_em and nll_gradient, of the training data; nll_gap, the distance of the
-two; seconds_em and seconds (the gradient's) of fitting. sliced_w2, the distance of 10,000 samples to as many fresh data;
-noise_floor, the distance of two fresh data sets, what perfect samples would score, give or take chance; ratio of the two
-(root mean squares over several sets of each). For deck_mixture: kl_em and kl_gradient, KL(true || fit) by quadrature,
-for which theory expects kl_expected, parameters / 2N = (1 + 2 * 2 + 2 * 3) / 2N, on average; nll_true, of the true density on the training data: the fit is
-lower, by as much as it has learned them by heart. All of these compare densities and not parameters, because the
-numbering of the components means nothing.
+two; seconds_em and seconds (the gradient's) of fitting. sliced_w2, the distance of 10,000 samples to as many fresh
+data; noise_floor, the distance of two fresh data sets, what perfect samples would score, give or take chance; ratio of
+the two (root mean squares over several sets of each). For deck_mixture: kl_em and kl_gradient, KL(true || fit) by
+quadrature, for which theory expects kl_expected, parameters / 2N = (1 + 2 * 2 + 2 * 3) / 2N, on average; nll_true, of
+the true density on the training data: the fit is lower, by as much as it has learned them by heart. All of these
+compare densities and not parameters, because the numbering of the components means nothing.
 
 Dempster, Laird & Rubin, "Maximum likelihood from incomplete data via the EM algorithm", 1977; eq. (6): Xu & Jordan, "On
 convergence properties of the EM algorithm for Gaussian mixtures", 1996.

@@ -23,11 +23,11 @@ joins the two moons); density.png (p(x), with --exact beside the true one); laye
 from the centre, and what the layers make of it one after the other, with the lines of a grid); flow.gif (the same in
 motion: each layer moves all points along one axis only); loss.png (with --exact, the entropy of the data).
 
-Numbers in metrics.json: nll, the mean of -ln p(x) on 10,000 fresh data, in nats (data are standardised, so that the unit
-is one standard deviation); integral, of p over the plane by a sum over a grid, which must be 1; seconds of training;
-sliced_w2, the distance of 10,000 samples to as many fresh data; noise_floor, the distance of two fresh data sets, what
-perfect samples would score, give or take chance; ratio of the two (root mean squares over several sets of each). With --exact:
-entropy, the mean of -ln of the true density on the data of nll; kl = nll - entropy.
+Numbers in metrics.json: nll, the mean of -ln p(x) on 10,000 fresh data, in nats (data are standardised, so that the
+unit is one standard deviation); integral, of p over the plane by a sum over a grid, which must be 1; seconds of
+training; sliced_w2, the distance of 10,000 samples to as many fresh data; noise_floor, the distance of two fresh data
+sets, what perfect samples would score, give or take chance; ratio of the two (root mean squares over several sets of
+each). With --exact: entropy, the mean of -ln of the true density on the data of nll; kl = nll - entropy.
 
 Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017; Papamakarios et al., "Normalizing flows for
 probabilistic modeling and inference", 2021.

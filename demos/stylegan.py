@@ -115,7 +115,7 @@ class Discriminator(nn.Module):
 
 def main(argv=None):
     job = run.Job("stylegan", __doc__, argv, data=data.IMAGES, steps=1750, batch=32, lr=2e-3, quick=2, flags={
-        "--r1": dict(type=float, default=0.3, help="weight of the penalty R1")})
+        "--r1": dict(type=run.number(float, 0), default=0.3, help="weight of the penalty R1")})
     args = job.args
     images, labels = data.images(args.data, folder=args.data_dir, limit=500 if args.quick else None)
     x = 2 * images - 1                                                  # (N, 1, 28, 28) in [-1, 1]

@@ -20,12 +20,12 @@ grid of z, which no sampling is needed for. (Encoder and decoder linear: all is 
 
 Look at: reconstructions.png (test images above their reconstructions); samples.png (decoded draws from the prior: the
 decoder has never seen these z, yet many are digits, because the KL term fills the latent space; with the same draws
-autoencoder.py makes none); loss.png (the two terms: the KL grows while the reconstruction error falls, so the code is used); code.png (left the KL of each latent
-dimension, largest first: with --beta 4 many are switched off, mean = 0 and std = 1 whatever x; right the bound (5)
-tightening with K). With --latent 2: manifold.png (the plane of z, shrunk to a square of equal probabilities: the codes
-of test images, and what the decoder makes of every place). With --exact: a dashed line in code.png, and posterior.png
-(the true posterior of six images in green over q in orange: contours at 1, 2 and 3 standard deviations, in units of q's
-own).
+autoencoder.py makes none); loss.png (the two terms: the KL grows while the reconstruction error falls, so the code is
+used); code.png (left the KL of each latent dimension, largest first: with --beta 4 many are switched off, mean = 0 and
+std = 1 whatever x; right the bound (5) tightening with K). With --latent 2: manifold.png (the plane of z, shrunk to a
+square of equal probabilities: the codes of test images, and what the decoder makes of every place). With --exact: a
+dashed line in code.png, and posterior.png (the true posterior of six images in green over q in orange: contours at 1, 2
+and 3 standard deviations, in units of q's own).
 
 Numbers in metrics.json, in nats per test image: test_loss = test_reconstruction + test_kl (beta = 1 whatever --beta),
 and train_loss (mean of the last epoch); active_units, the latent dimensions whose mean(x) varies by more than 0.01 over
