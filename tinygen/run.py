@@ -80,7 +80,7 @@ CHECKPOINTS = 20  # checkpoints, and lines of the log where the output is no ter
 
 
 class Job:
-    """One run of a demo. Parses the flags, chooses the backend, seeds the random numbers, makes the output folder.
+    """One run of a demo. Parses the flags, chooses the backend, seeds the random numbers; later trains, draws, measures.
 
     name    of the demo, and of its folder out/NAME
     doc     the demo's docstring, shown by --help
@@ -90,7 +90,8 @@ class Job:
     exact   whether the demo can overlay the exact solution
     flags   further flags, {"--name": keywords of argparse's add_argument}
 
-    The parsed flags are job.args, with .kind "toys" or "images"; values logged so far are job.history.
+    The parsed flags are job.args, with .kind "toys" or "images"; values logged so far are job.history. The output folder
+    comes into being with run.json, the flags, when training begins.
     """
 
     def __init__(self, name, doc, argv=None, *, data, steps, batch, lr, quick=20, exact=False, flags=None):
