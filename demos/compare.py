@@ -179,19 +179,19 @@ def main(argv=None):
             seconds[name] += time.perf_counter() - start_time
 
     count = 500 if job.args.quick else 10_000
-    fresh = lambda n: data.toy(job.args.data, n, standardize=True)
-    numbers, window, new = {}, plots.limits(x, margin=0.3), fresh(2000)
+    fresh = [data.toy(job.args.data, count, standardize=True) for _ in range(60)]
+    numbers, window = {}, plots.limits(x, margin=0.3)
     fig, axes = plots.figure(1, 7, width=2.2, height=3.1)
     plots.scatter(plots.plane(axes[0], window, job.args.data), x, plots.DATA, size=1)
     axes[0].set_xlabel(f"{job.args.steps} updates of {job.args.batch}\nfor every family", fontsize=9)
     for ax, (name, family) in zip(axes[1:], families.items()):
         with tg.no_grad():
             clouds = [family.sample(count) for _ in range(3)]
-        found = metrics.beside_floor(clouds, fresh)
+        found = metrics.beside_floor(clouds, lambda n, sets=iter(fresh): next(sets))   # the same data for all
         ratio, numbers["noise_floor"] = found["ratio"], found["noise_floor"]
         size = sum(p.size for p in family.model.parameters())
         numbers |= {f"{name}_ratio": ratio, f"{name}_seconds": seconds[name], f"{name}_parameters": size}
-        nll = family.nll(new)
+        nll = family.nll(fresh[0][:2000])
         numbers, nats = (numbers, "") if nll is None else (numbers | {f"{name}_nll": nll}, f", {nll:.2f} nats")
         plots.scatter(plots.plane(ax, window, family.title), clouds[0], plots.MODEL, size=1)
         ax.set_xlabel(f"{family.density}{nats}\ndistance {ratio:.1f} x floor\n{seconds[name]:.0f} s, {size:,} parameters\n"

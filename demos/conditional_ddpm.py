@@ -28,7 +28,7 @@ Numbers in metrics.json. loss, the mean of the last tenth; seconds of training; 
 accuracy_w3, accuracy_w5: the part of the samples of that w taken for the class that was asked for, in the plane by the
 nearest centre (the best possible classifier), for digits by a classifier trained on the data; data_accuracy, the same for
 test data. In the plane: sliced_w2, the distance of samples with w = 0 of all classes to fresh data; noise_floor, the
-distance of two fresh data sets; ratio of the two; with --exact, eps_gap, the mean of |eps(x_t, t, y) - eps*|^2.
+distance of two fresh data sets; ratio of the two (root mean squares over several sets of each); with --exact, eps_gap, the mean of |eps(x_t, t, y) - eps*|^2.
 
 Ho & Salimans, "Classifier-free diffusion guidance", 2022.
 """
@@ -146,7 +146,8 @@ def pictures_of_points(job, eps, diffusion):
             plots.scatter(plots.plane(ax, window, title), cloud, y.numpy(), size=3, limit=count, cmap="Dark2")
     job.picture(fig, "guidance.png")
 
-    numbers = metrics.beside_floor(samples["network"][0], lambda n: gaussians(n)[0])
+    clouds = [guide(eps, gaussians(count)[1], 0, 8, tg.randn(count, 2), diffusion) for _ in range(5)]
+    numbers = metrics.beside_floor(clouds, lambda n: gaussians(n)[0])
     if job.args.exact:
         t, some = random_times(count, diffusion.T), drop(y, 8, 0.5)
         xt = diffusion.noised(x, t, noise)

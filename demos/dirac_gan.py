@@ -89,7 +89,7 @@ def main(argv=None):
     paths = {rule: np.stack([job.history[f"{rule}_theta"], job.history[f"{rule}_psi"]], axis=1) for rule in RULES}
     distance = {rule: np.linalg.norm(path, axis=1) for rule, path in paths.items()}
     growth = {rule: (d[-1] / d[0])**(1 / max(1, len(d) - 1)) for rule, d in distance.items()}
-    draw(job, paths, growth)
+    draw(job, paths, h)
     numbers = {f"growth_{rule}": value for rule, value in growth.items()}
     if job.args.exact:
         exact = {rule: modulus(h, **how) for rule, how in RULES.items()}
@@ -98,12 +98,12 @@ def main(argv=None):
     job.finish(**numbers)
 
 
-def draw(job, paths, growth):
+def draw(job, paths, h):
     window = ((-2.2, 2.2), (-2.2, 2.2))
     points = plots.grid(window, 15)                                     # (225, 2): theta, psi
     s = 1 / (1 + np.exp(-points.prod(axis=1, keepdims=True)))
-    fate = {rule: "spirals out" if g > 1.001 else "spirals in" if g < 0.999 else "circles" for rule, g in growth.items()}
-    titles = [f"{how}: {fate[rule]}" for how, rule in zip(("both at once", "alternately", "alternately, with R1"), RULES)]
+    fates = ["spirals out" if m > 1 + 1e-9 else "spirals in" if m < 1 - 1e-9 else "circles" for m in (modulus(h, **how) for how in RULES.values())]
+    titles = [f"{name}: {fate}" for name, fate in zip(("both at once", "alternately", "alternately, with R1"), fates)]
 
     def panels(fig, axes):
         for ax, path, title, rule in zip(axes, paths.values(), titles, RULES):

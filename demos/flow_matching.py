@@ -156,7 +156,7 @@ def measure_in_the_plane(job, u, x, path):
     grid = plots.grid(WINDOW, 18)                                   # (324, 2)
     for ax, i in zip(axes, (0, 33, 66, 95)):
         near = [((path[i].numpy() - point)**2).sum(axis=1).min() < 0.3**2 for point in grid]
-        points = tg.Tensor(grid[near])                              # elsewhere the network was never asked
+        points = tg.Tensor(grid[near] if any(near) else grid)       # elsewhere the network was never asked
         t = tg.full((len(points), 1), i / 100)
         plots.scatter(plots.plane(ax, WINDOW, f"velocity at t = {i / 100:.2f}"), path[i], plots.MODEL, alpha=0.3, limit=2000)
         exact = exact_velocity(points, t, x[:2000]) if job.args.exact else None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tinygen as tg
+from table import unlisted
 from tinygen import backend
 from tinygen.tensor import PRIMITIVES, primitive
 
@@ -276,11 +277,13 @@ def test_astype_gives_what_was_asked_for(library):
     assert x.grad.dtype == np.float32
 
 
-def test_grad_in_threads_leaves_recording_on():
+def test_grad_leaves_recording_as_it_is():
     """Threads share the modes, so a gradient that needs no recording must not switch it."""
-    xs = [leaf(np.ones((50, 50))) for _ in range(8)]
-    backend.on_cores(lambda x: [tg.grad((tg.tanh(x) * x).sum(), x) for _ in range(20)], xs, cores=4)
-    assert (xs[0] * 2).requires_grad
+    seen = []
+    op = unlisted(lambda a: a * 1.0, lambda g, y, a: (seen.append((leaf([1.0]) * 2).requires_grad), g)[1])
+    x = leaf([1.0])
+    tg.grad(op(x).sum(), x)
+    assert seen == [True]
 
 
 def test_no_grad_refuses_a_generator():

@@ -189,3 +189,8 @@ def test_elu_far_out_has_slope_1():
     x = tg.Tensor([np.inf, 1e30], requires_grad=True)
     F.elu(x).sum().backward()
     np.testing.assert_array_equal(x.grad, [1, 1])
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, -0.7])
+def test_elu_for_any_alpha(alpha):
+    assert tg.gradcheck(lambda x: F.elu(x, alpha=alpha), [-1.0, 2.0, -0.3], order=2)

@@ -422,7 +422,7 @@ def test_dirac_gan_compares_all_losses(tmp_path, capsys):
 
 
 def test_dirac_gan_with_the_exact_solution(tmp_path, monkeypatch):
-    monkeypatch.setattr(dirac_gan, "draw", lambda job, paths, growth: None)  # which takes long
+    monkeypatch.setattr(dirac_gan, "draw", lambda job, paths, h: None)  # which takes long
     numbers = run_demo(dirac_gan, tmp_path, "--exact", "--steps", "200")
     assert numbers["growth_r1"] < 0.99 < numbers["growth_alternating"] < 1.001 < numbers["growth_simultaneous"]
     assert numbers["gap"] < 0.005

@@ -128,6 +128,11 @@ def test_a_vjp_that_computes_something_else_on_tensors():
         tg.gradcheck(two_faced, [1.0, 2.0], order=2)
 
 
+def test_arrays_among_the_outputs_and_infinite_inputs():
+    assert tg.gradcheck(lambda x: (x * x, np.ones(3)), [1.0, 2.0])
+    assert tg.gradcheck(lambda x: 1 / x, [np.inf, 2.0])
+
+
 def test_a_vjp_without_a_return():
     for nothing in (None, 0.0):
         with pytest.raises(RuntimeError, match="vjp of .* returned (None|0.0), not an array: is a return missing"):

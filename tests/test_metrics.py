@@ -585,3 +585,13 @@ def test_beside_floor_is_what_its_name_says():
     for bad in (lambda: metrics.beside_floor(draw(9), draw, sets=1), lambda: metrics.beside_floor([draw(9), draw(8)], draw)):
         with pytest.raises(TinygenError, match="clouds of one size and at least 2 sets"):
             bad()
+    with pytest.raises(TinygenError, match="asked draw for 9 samples and got 8"):
+        metrics.beside_floor(draw(9), lambda n: draw(n - 1))
+    with pytest.raises(TinygenError, match="must give new ones each time"):
+        metrics.beside_floor(draw(9), lambda n: np.ones((n, 2)))
+
+
+def test_beside_floor_far_from_the_origin():
+    sets = np.random.default_rng(0).standard_normal((5, 100, 2))
+    here, there = [metrics.beside_floor(sets[0] + shift, lambda n, left=iter(sets[1:] + shift): next(left), sets=4) for shift in (0, 2.0**24)]
+    assert here == pytest.approx(there, rel=1e-6)

@@ -96,6 +96,16 @@ def test_spectral_norm_is_close_before_any_training():
         assert 0.999 < np.linalg.norm(weight, 2) < 1.15                 # a Gaussian matrix has its largest values close together
 
 
+def test_spectral_norm_recovers_from_a_weight_of_zeros():
+    layer = nn.Linear(3, 3)
+    layer.weight.data[...] = 0
+    normal = nn.spectral_norm(layer)
+    layer.weight.data[...] = 2 * np.eye(3)
+    for _ in range(3):
+        y = normal(tg.Tensor(np.eye(3))).numpy() - layer.bias.numpy()
+    np.testing.assert_allclose(y, np.eye(3), atol=1e-3)
+
+
 def test_spectral_norm_may_run_twice_before_backward():
     """A discriminator sees real and fake images before its one backward pass: the first graph must keep its u and v."""
     with backend.precision("float64"):

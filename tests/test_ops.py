@@ -232,6 +232,13 @@ def test_what_names_no_axis_is_refused_in_a_sentence():
 
 def test_an_empty_list_picks_nothing():
     assert tg.ones(3, 2)[[]].shape == (0, 2)
+    nothing = tg.ones(0, 3)
+    assert nothing[nothing > 0].shape == (0,) and nothing[nothing.numpy() > 0].shape == (0,)        # a mask stays a mask
+
+
+def test_a_list_may_hold_scalars_of_the_device(library):
+    x = tg.Tensor([[1.0, 2.0], [4.0, 3.0]])
+    np.testing.assert_array_equal(x[[int(x.data[:, 0].argmax()), 0]].numpy(), [[4, 3], [1, 2]])
 
 
 def test_randn_like_keeps_the_dtype():

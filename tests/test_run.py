@@ -54,6 +54,18 @@ def test_a_diverged_run_says_so(tmp_path):
     assert not (tmp_path / "metrics.json").exists()
 
 
+def test_pictures_of_another_run_are_not_listed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.png").write_bytes(b"")
+    from tinygen import plots
+    job = run.Job("x", "", ["--out", "out"], data=("moons",), steps=1, batch=1, lr=1)
+    for _ in job.train(show=lambda: plots.figure(1, 1)[0]):
+        job.log(loss=1.0)
+    job.finish()
+    assert "pictures in out/: samples_1.png\n" in capsys.readouterr().out
+
+
 def test_damaged_files_are_named(tmp_path):
     path = tmp_path / "x.npz"
     with pytest.raises(tg.TinygenError, match="There is no file"):

@@ -59,12 +59,12 @@ def elu_plain(x, alpha=1.0):
 
 def _elu_vjp(g, y, x, *, alpha=1.0):
     positive = g * (x > 0)
-    return positive + (g - positive) * (minimum(y, 0) + alpha)
+    return positive + (g - positive) * (where(x > 0, 0.0, y) + alpha)  # at infinity 0 * y would be NaN
 
 
 @fused(elu_plain, _elu_vjp, elementwise=True)
 def elu(x, *, alpha=1.0):
-    """y = x where x > 0, else a (e^x - 1);   dx = g where x > 0, else g (min(y, 0) + a)"""
+    """y = x where x > 0, else a (e^x - 1);   dx = g where x > 0, else g (y + a)"""
     return xp.maximum(x, 0) + alpha * xp.expm1(xp.minimum(x, 0))
 
 

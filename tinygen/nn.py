@@ -414,8 +414,8 @@ class SpectralNorm(Module):
 
     A Linear then stretches no input, and a convolution of stride 1 by at most sqrt(kh kw).
 
-    It is tracked by one step of power iteration in each forward pass in training: v <- W^T u / |W^T u|, u <- W v / |W v|. Then
-    sigma = u^T W v, with u and v held constant in the gradient.
+    The singular value is tracked by power iteration, v <- W^T u / |W^T u|, u <- W v / |W v|: 15 steps at the start and one in
+    each forward pass in training. Then sigma = u^T W v, with u and v held constant in the gradient.
     """
 
     def __init__(self, layer):
@@ -430,7 +430,8 @@ class SpectralNorm(Module):
         v = matrix.T @ self.u.data
         self.v.data = v / xp.sqrt((v * v).sum() + 1e-12)
         u = matrix @ self.v.data
-        self.u.data = u / xp.sqrt((u * u).sum() + 1e-12)
+        size = xp.sqrt((u * u).sum() + 1e-12)
+        self.u.data = xp.where(size > 2e-6, u / size, self.u.data)  # a weight of zeros must not leave u at 0 for ever
 
     def forward(self, x):
         weight = self.layer.weight

@@ -459,7 +459,7 @@ def _raw(x):
 def _index(index, shape):
     """An index with raw arrays in place of Tensors and lists, integer arrays checked against the axis they look into."""
     parts = [_raw(i) for i in (index if isinstance(index, tuple) else (index,))]
-    parts = [xp.asarray(i, dtype=None if np.size(i) else int) if isinstance(i, (list, np.ndarray)) else i for i in parts]
+    parts = [xp.asarray(i, dtype=int if isinstance(i, list) and not i else None) if isinstance(i, (list, np.ndarray)) else i for i in parts]
     axis = 0
     for n, part in enumerate(parts):
         kind = getattr(getattr(part, "dtype", None), "kind", "")

@@ -65,11 +65,13 @@ def pixels(window, n):
 def arrows(ax, points, vectors, color="black", exact=None, scale=None):
     """A vector (N, 2) at each of points (N, 2); and below, as a green rim, what it should be, to the same scale.
 
-    scale   the length of a vector that is drawn with length 1; None: of ten vectors nine are shorter than from point to point
+    scale   the length of a vector that is drawn with length 1; None: such that nine of ten are shorter than the distance from
+            point to point
     """
     points, vectors, below = [None if a is None else backend.to_numpy(a) for a in (points, vectors, exact)]
     if scale is None:
-        scale = np.quantile(np.hypot(*(vectors if below is None else below).T), 0.9) * (len(points) / np.ptp(points, axis=0).prod())**0.5
+        longest = np.quantile(np.hypot(*(vectors if below is None else below).T), 0.9)
+        scale = longest * len(points)**0.5 / (np.ptp(points, axis=0).max() or 1.0) or 1.0
     for arrow, style in ((below, dict(color=EXACT, edgecolor=EXACT, linewidth=1.2)), (vectors, dict(color=color))):
         if arrow is not None:
             ax.quiver(*points.T, *arrow.T, angles="xy", scale_units="xy", scale=scale, width=0.004, **style)
@@ -140,9 +142,10 @@ def density(ax, window, values, color, contours=False):
 
 def _apart(points, least):
     """Points (N, 2), pushed away from each other until hardly two are nearer than `least`."""
+    points = points + 1e-9 * least * np.stack([np.cos(np.arange(len(points))), np.sin(np.arange(len(points)))], axis=1)  # none coincide
     for _ in range(50):
         way = points[:, None] - points                              # (N, N, 2)
-        distance = np.hypot(*way.T) + 1e-9
+        distance = np.hypot(*way.T) + 1e-12 * least
         points = points + (way * (np.maximum(least - distance, 0) / distance / 2)[..., None]).sum(axis=1)
     return points
 

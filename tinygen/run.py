@@ -88,7 +88,7 @@ class Job:
     steps, batch, lr   defaults; a dict {"toys": ..., "images": ...} where they depend on the kind of data
     quick   training steps with --quick
     exact   whether the demo can overlay the exact solution
-    flags   further flags, {"--name": keywords of argparse's add_argument}
+    flags   further flags, {"--name": keywords of argparse's add_argument}; the default is added to the help
 
     The parsed flags are job.args, with .kind "toys" or "images"; values logged so far are job.history. The output folder
     comes into being with run.json, the flags, when training begins.
@@ -230,7 +230,8 @@ class Job:
         write_atomically(self.path("metrics.json"), lambda f: f.write((json.dumps(metrics, indent=1) + "\n").encode()))
         width = max(map(len, metrics), default=0)
         print("\n".join(f"  {name:<{width}}  {value:.6g}" for name, value in metrics.items()))
-        print(f"  pictures in {self.folder}/: {', '.join(sorted(self.pictures))}")
+        if self.pictures:
+            print(f"  pictures in {self.folder}/: {', '.join(sorted(set(self.pictures)))}")
         return metrics
 
 
@@ -275,7 +276,7 @@ def _parse(name, doc, argv, data, defaults, exact, flags):
     if exact:
         parser.add_argument("--exact", action="store_true", help="overlay the exact solution and write the gap to metrics.json")
     for flag, keywords in flags.items():
-        parser.add_argument(flag, **keywords | {"help": keywords["help"] + " (default: %(default)s)" * ("default" in keywords)})
+        parser.add_argument(flag, **keywords | {"help": keywords.get("help", "") + " (default: %(default)s)" * ("default" in keywords)})
     return parser.parse_args(argv)
 
 
