@@ -13,7 +13,8 @@ scale s and a shift b for every channel:
 (3) wipes out the size and level that the layers before had set, so each style holds until the next one replaces it: those of 7x7 and
 14x14 say which digit and how it leans, those of 28x28 how thick the pen is. (4) keeps layers from relying on the style
 of others, and the noise in (2) frees w from what is mere chance. The losses are those of dcgan.py; in place of batch
-norm the penalty R1 keeps D from growing steep at the data (see dirac_gan.py).
+norm the penalty R1 keeps D from growing steep at the data (see dirac_gan.py). f learns a hundred times as slowly as the
+rest, as in the paper: at full speed it soon maps all z to a few digits, and some are never made.
 
 Look at: mixing.png (coarse layers listen to the digit on the left, fine ones to the one above); truncation.png (one z a
 row; psi = 0: the mean digit, to the right the digits differ more and more, until they fall apart); noise.png (one style
@@ -121,12 +122,14 @@ def main(argv=None):
     x = 2 * images - 1                                                  # (N, 1, 28, 28) in [-1, 1]
 
     G, D = Generator(), Discriminator()
-    optimizer_G, optimizer_D = [optim.Adam(player.parameters(), args.lr, betas=(0.0, 0.99)) for player in (G, D)]
-    schedule_G, schedule_D = [optim.CosineLR(optimizer, args.steps) for optimizer in (optimizer_G, optimizer_D)]
+    layers = [p for name, p in G.named_parameters() if not name.startswith("f.")]
+    optimizer_f, optimizer_G, optimizer_D = [optim.Adam(parameters, lr, betas=(0.0, 0.99)) for parameters, lr in
+                                             ((G.f.parameters(), args.lr / 100), (layers, args.lr), (D.parameters(), args.lr))]
+    schedule_f, schedule_G, schedule_D = [optim.CosineLR(optimizer, args.steps) for optimizer in (optimizer_f, optimizer_G, optimizer_D)]
     average, batches = optim.EMA(G, 0.995), data.Batches(len(x), args.batch, args.seed)
     z = tg.randn(60, LATENT)                                            # which the sheets show
-    for step in job.train(G=G, D=D, optimizer_G=optimizer_G, optimizer_D=optimizer_D, schedule_G=schedule_G,
-                          schedule_D=schedule_D, average=average, show=lambda: plots.sheet(average.model(z))):
+    for step in job.train(G=G, D=D, optimizer_f=optimizer_f, optimizer_G=optimizer_G, optimizer_D=optimizer_D, schedule_f=schedule_f,
+                          schedule_G=schedule_G, schedule_D=schedule_D, average=average, show=lambda: plots.sheet(average.model(z))):
         real = x[batches[step]]                                         # (B, 1, 28, 28)
         w1, w2 = G.mapping(tg.randn(len(real), LATENT)), G.mapping(tg.randn(len(real), LATENT))    # (B, 64), twice
         k = tg.randint(1, len(SIDES) + 1, (len(real), 1)).data          # (B, 1)   slide, eq. (4)
@@ -140,11 +143,11 @@ def main(argv=None):
         optimizer_D.step()
 
         loss_G = generator_loss(D, fake)
-        optimizer_G.zero_grad()
+        optimizer_f.zero_grad(), optimizer_G.zero_grad()
         loss_G.backward()
-        optimizer_G.step()
+        optimizer_f.step(), optimizer_G.step()
 
-        schedule_D.step(), schedule_G.step(), average.update()
+        schedule_f.step(), schedule_G.step(), schedule_D.step(), average.update()
         job.log(D=loss_D, G=loss_G)
 
     judge = metrics.Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir,
