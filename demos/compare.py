@@ -168,7 +168,7 @@ def main(argv=None):
                   batch=256, lr=1.0, exact=False)
     x = data.toy(job.args.data, 50_000, standardize=True)           # (N, 2)
     families = {name: family(x) for name, family in FAMILIES.items()}
-    batches, seconds = data.Batches(len(x), job.args.batch, job.args.seed), dict.fromkeys(families, 0.0)
+    batches = data.Batches(len(x), job.args.batch, job.args.seed)
     parts = {f"{name} {i}": part for name, family in families.items() for i, part in enumerate([family.model, *family.optimizers])}
     for step in job.train(**parts):
         for name, family in families.items():
@@ -176,26 +176,27 @@ def main(argv=None):
                 optimizer.lr = rate * job.args.lr * 0.5 * (1 + math.cos(math.pi * step / job.args.steps))
             start_time = time.perf_counter()
             family.update(x[batches[step]])
-            seconds[name] += time.perf_counter() - start_time
+            job.log(**{f"{name}_seconds": time.perf_counter() - start_time})
 
     count = 500 if job.args.quick else 10_000
     fresh = [data.toy(job.args.data, count, standardize=True) for _ in range(60)]
     numbers, window = {}, plots.limits(x, margin=0.3)
-    fig, axes = plots.figure(1, 7, width=2.2, height=3.1)
+    fig, axes = plots.figure(2, 4, width=2.7, height=3.6)
+    axes[7].set_visible(False)
     plots.scatter(plots.plane(axes[0], window, job.args.data), x, plots.DATA, size=1)
-    axes[0].set_xlabel(f"{job.args.steps} updates of {job.args.batch}\nfor every family", fontsize=9)
+    axes[0].set_xlabel(f"{job.args.steps} updates of {job.args.batch}\nfor every family", fontsize=10)
     for ax, (name, family) in zip(axes[1:], families.items()):
         with tg.no_grad():
             clouds = [family.sample(count) for _ in range(3)]
         found = metrics.beside_floor(clouds, lambda n, sets=iter(fresh): next(sets))   # the same data for all
         ratio, numbers["noise_floor"] = found["ratio"], found["noise_floor"]
-        size = sum(p.size for p in family.model.parameters())
-        numbers |= {f"{name}_ratio": ratio, f"{name}_seconds": seconds[name], f"{name}_parameters": size}
+        size, seconds = sum(p.size for p in family.model.parameters()), sum(job.history[f"{name}_seconds"])
+        numbers |= {f"{name}_ratio": ratio, f"{name}_seconds": seconds, f"{name}_parameters": size}
         nll = family.nll(fresh[0][:2000])
         numbers, nats = (numbers, "") if nll is None else (numbers | {f"{name}_nll": nll}, f", {nll:.2f} nats")
         plots.scatter(plots.plane(ax, window, family.title), clouds[0], plots.MODEL, size=1)
-        ax.set_xlabel(f"{family.density}{nats}\ndistance {ratio:.1f} x floor\n{seconds[name]:.0f} s, {size:,} parameters\n"
-                      f"{family.steps} step{'s' * (family.steps > 1)} to sample", fontsize=8)
+        ax.set_xlabel(f"{family.density}{nats}\ndistance {ratio:.1f} x floor\n{seconds:.0f} s, {size:,} parameters\n"
+                      f"{family.steps} step{'s' * (family.steps > 1)} to sample", fontsize=10)
     job.picture(fig, "compare.png")
     job.finish(**numbers)
 
