@@ -188,7 +188,8 @@ def main(argv=None):
     for ax, (name, family) in zip(axes[1:], families.items()):
         with tg.no_grad():
             clouds = [family.sample(count) for _ in range(3)]
-        found = metrics.beside_floor(clouds, lambda n, sets=iter(fresh): next(sets))   # the same data for all
+        sets = iter(fresh)                                          # the same data for all
+        found = metrics.beside_floor(clouds, lambda n: next(sets))
         ratio, numbers["noise_floor"] = found["ratio"], found["noise_floor"]
         size, seconds = sum(p.size for p in family.model.parameters()), sum(job.history[f"{name}_seconds"])
         numbers |= {f"{name}_ratio": ratio, f"{name}_seconds": seconds, f"{name}_parameters": size}

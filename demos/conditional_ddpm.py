@@ -28,7 +28,8 @@ Numbers in metrics.json. loss, the mean of the last tenth; seconds of training; 
 accuracy_w3, accuracy_w5: the part of the samples of that w taken for the class that was asked for, in the plane by the
 nearest centre (the best possible classifier), for digits by a classifier trained on the data; data_accuracy, the same for
 test data. In the plane: sliced_w2, the distance of samples with w = 0 of all classes to fresh data; noise_floor, the
-distance of two fresh data sets; ratio of the two (root mean squares over several sets of each); with --exact, eps_gap, the mean of |eps(x_t, t, y) - eps*|^2.
+distance of two fresh data sets; ratio of the two (root mean squares over several sets of each); with --exact, eps_gap,
+the mean of |eps(x_t, t, y) - eps*|^2.
 
 Ho & Salimans, "Classifier-free diffusion guidance", 2022.
 """

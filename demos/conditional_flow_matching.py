@@ -5,6 +5,7 @@ Slide "Conditional flow matching", for labelled data (x_1, y): the velocity is t
     loss        E || u(x_t, t, y) - (x_1 - x_0) ||^2                                                (1)
     training    y is replaced by "no class" with probability 0.1, so one network learns both fields (2)
     guidance    u_w(x, t, y) = (1 + w) u(x, t, y) - w u(x, t, no class)                             (3)
+    sampling    x <- x + h k,   k the mean of u_w at x, t and at x + h u_w, t + h (Heun)            (4)
 
 With w = 0 the samples follow p(x | y). A larger w pushes away from what images have in common, towards what makes this
 class different: clearer digits, but less varied, and with too large a w too black and white. (It is not exactly a
@@ -68,16 +69,21 @@ def guided(u, x, t, y, w):
 
 
 @tg.no_grad()
-def sample(u, x, y, w, steps=20):
-    """Heun's method from noise x at t = 0 to t = 1. The last step is Euler's: with up to 20 steps it
-    leads to where the network says the path ends (nearer to t = 1 than 0.05 the velocity is held back)."""
+def draw(u, y, w, x, steps, method="heun"):
+    """Digits y (N,) from noise x (N, 784) at t = 0: the whole path to t = 1, (steps + 1, N, 784).
+
+    The last step of Heun's method is Euler's: with up to 20 steps it leads to where the network says that the path ends
+    (nearer to t = 1 than 0.05 the velocity is held back).
+    """
+    path, h = [x], 1 / steps
     for i in range(steps):
         now, then = (tg.full((len(x), 1), (i + j) / steps) for j in (0, 1))
-        k = guided(u, x, now, y, w)
-        if i < steps - 1:
-            k = (k + guided(u, x + (1 / steps) * k, then, y, w)) / 2
-        x = x + (1 / steps) * k
-    return x                                                            # (N, 784) in [-1, 1]
+        k = guided(u, x, now, y, w)                                     # (N, 784)
+        if method == "heun" and i < steps - 1:
+            k = (k + guided(u, x + h * k, then, y, w)) / 2
+        x = x + h * k                                                   #          slide, eq. (4)
+        path.append(x)
+    return tg.stack(path)
 
 
 def main(argv=None):
@@ -113,7 +119,7 @@ def evaluate(job, u, judge, steps):
     y, noise = tg.Tensor(np.arange(judge.count) % 10), tg.randn(judge.count, 784)    # (N,), (N, 784)
     numbers = dict(test_accuracy=judge.data["classifier_accuracy"], frechet_floor=judge.data["noise_floor"])
     for w in (0, 1, 3):
-        images = (sample(u, noise, y, w, steps).clip(-1, 1) + 1).reshape(-1, 1, 28, 28) / 2
+        images = (draw(u, y, w, noise, steps)[-1].clip(-1, 1) + 1).reshape(-1, 1, 28, 28) / 2
         found = judge(images, y)
         numbers[f"accuracy_w{w}"], numbers[f"frechet_w{w}"] = found["agreement"], found["frechet"]
     fig, (ax,) = plots.figure(1, 1, width=4.5, height=3)
@@ -128,12 +134,12 @@ def evaluate(job, u, judge, steps):
 def pictures(job, u, steps):
     y = tg.Tensor(np.tile(np.arange(10), 8))                            # (80,): a row holds each class once
     fig, (ax,) = plots.figure(1, 1, width=5, height=4.2)
-    plots.pictures(ax, sample(u, tg.randn(80, 784), y, 1, steps), 10, "asked for 0, 1, ..., 9 (w = 1)", low=-1)
+    plots.pictures(ax, draw(u, y, 1, tg.randn(80, 784), steps)[-1], 10, "asked for 0, 1, ..., 9 (w = 1)", low=-1)
     job.picture(fig, "samples.png")
     noise = tg.randn(60, 784)
     fig, axes = plots.figure(1, 3, width=4, height=2.6)
     for ax, w in zip(axes, (0, 1, 5)):
-        plots.pictures(ax, sample(u, noise, y[:60], w, steps), 10, f"w = {w}", low=-1)
+        plots.pictures(ax, draw(u, y[:60], w, noise, steps)[-1], 10, f"w = {w}", low=-1)
     job.picture(fig, "guidance.png")
 
 

@@ -102,7 +102,8 @@ def draw(job, paths, h):
     window = ((-2.2, 2.2), (-2.2, 2.2))
     points = plots.grid(window, 15)                                     # (225, 2): theta, psi
     s = 1 / (1 + np.exp(-points.prod(axis=1, keepdims=True)))
-    fates = ["spirals out" if m > 1 + 1e-9 else "spirals in" if m < 1 - 1e-9 else "circles" for m in (modulus(h, **how) for how in RULES.values())]
+    fates = ["spirals out" if m > 1 + 1e-9 else "spirals in" if m < 1 - 1e-9 else "circles"
+             for m in (modulus(h, **how) for how in RULES.values())]
     titles = [f"{name}: {fate}" for name, fate in zip(("both at once", "alternately", "alternately, with R1"), fates)]
 
     def panels(fig, axes):

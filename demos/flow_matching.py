@@ -155,10 +155,11 @@ def measure_in_the_plane(job, u, x, path):
     fig, axes = plots.figure(1, 4)
     grid = plots.grid(WINDOW, 18)                                   # (324, 2)
     for ax, i in zip(axes, (0, 33, 66, 95)):
-        near = [((path[i].numpy() - point)**2).sum(axis=1).min() < 0.3**2 for point in grid]
+        cloud = path[i].numpy()
+        near = [((cloud - point)**2).sum(axis=1).min() < 0.3**2 for point in grid]
         points = tg.Tensor(grid[near] if any(near) else grid)       # elsewhere the network was never asked
         t = tg.full((len(points), 1), i / 100)
-        plots.scatter(plots.plane(ax, WINDOW, f"velocity at t = {i / 100:.2f}"), path[i], plots.MODEL, alpha=0.3, limit=2000)
+        plots.scatter(plots.plane(ax, WINDOW, f"velocity at t = {i / 100:.2f}"), cloud, plots.MODEL, alpha=0.3, limit=2000)
         exact = exact_velocity(points, t, x[:2000]) if job.args.exact else None
         plots.arrows(ax, points, u(points, t).detach(), exact=exact)
     job.picture(fig, "velocity.png")

@@ -1,8 +1,8 @@
 """Flow matching of images: the method of flow_matching.py with a U-Net, told which digit to draw.
 
 Slides "Conditional flow matching" and "Different structures". Nothing in the mathematics changes with the data: the loss,
-the guidance and the idea to predict where a path ends come from conditional_flow_matching.py, the network from unet.py.
-With x_0 ~ N(0, I), x_1 an image, y its class (replaced by "no class" one time in ten) and x_t = (1 - t) x_0 + t x_1:
+the guidance, the sampler and the idea to predict where a path ends come from conditional_flow_matching.py, the network
+from unet.py. With x_0 ~ N(0, I), x_1 an image, y its class (replaced by "no class" one time in ten) and x_t = (1 - t) x_0 + t x_1:
 
     network      end(x_t, t, y), an estimate of E[x_1 | x_t, y];   velocity u = (end - x_t) / max(1 - t, 0.05)     (1)
     loss         E (1 - t)^2 |u(x_t, t, y) - (x_1 - x_0)|^2                                                        (2)
@@ -31,7 +31,7 @@ import numpy as np
 
 import tinygen as tg
 from conditional_ddpm import compare
-from conditional_flow_matching import NO_CLASS, conditional_loss, guided
+from conditional_flow_matching import NO_CLASS, conditional_loss, draw
 from tinygen import data, metrics, nn, optim, plots, run
 from unet import UNet
 
@@ -50,20 +50,6 @@ class ImageVelocity(nn.Module):
 
     def forward(self, x, t, y):
         return (self.end(x, t, y) - x) / (1 - t).clip(min=0.05)     # (N, 784)     slide, eq. (1)
-
-
-@tg.no_grad()
-def draw(u, y, w, x, steps, method="heun"):
-    """Digits y (N,) from noise x (N, 784): the whole path, (steps + 1, N, 784)."""
-    path, h = [x], 1 / steps
-    for i in range(steps):
-        now, then = (tg.full((len(x), 1), (i + j) / steps) for j in (0, 1))
-        k = guided(u, x, now, y, w)                                 # (N, 784)     slide, eq. (3)
-        if method == "heun" and i < steps - 1:
-            k = (k + guided(u, x + h * k, then, y, w)) / 2          # slide, eq. (5)
-        x = x + h * k                                               #              slide, eq. (4)
-        path.append(x)
-    return tg.stack(path)
 
 
 def main(argv=None):

@@ -155,11 +155,11 @@ def judge(job, G, x, count):
     return numbers | {f"noise_floor_{key}": value for key, value in floor.items()}
 
 
-def belief(ax, extent, scores, title):
-    """Colour the plane by D = sigmoid(score): blue 1, white 1/2, red 0. Scores (n * n,) or (n, n), in pixels that fill extent."""
-    D = (0.5 + 0.5 * np.tanh(scores / 2)).reshape(round(scores.size**0.5), -1)
-    ax.imshow(D, "RdBu", vmin=-0.2, vmax=1.2, origin="lower", extent=extent)
-    ax.set_title(title)
+def belief(ax, window, scores, title, cells=False):
+    """Colour the plane by D = sigmoid(score): blue 1, white 1/2, red 0. Scores at the n * n points of plots.grid, or in cells()."""
+    n = round(scores.size**0.5)
+    D, extent = 0.5 + 0.5 * np.tanh(scores.reshape(n, n) / 2), (*window[0], *window[1]) if cells else plots.pixels(window, n)
+    plots.plane(ax, window, title).imshow(D, "RdBu", vmin=-0.2, vmax=1.2, origin="lower", extent=extent)
 
 
 def cells(name, window, n, samples):
@@ -176,10 +176,9 @@ def compare_with_best(job, G, D, x, count=100_000):
     name, loss, window = job.args.data, job.args.loss, plots.limits(x)
     fake, n = G(tg.randn(count, 2)), int((window[0][1] - window[0][0]) / OPTIONS[name]["std"])  # cells as wide as std
     fig, (left, right) = plots.figure(1, 2, 4)
-    plots.plane(left, window), plots.plane(right, window)
-    belief(left, plots.pixels(window, 100), D(tg.Tensor(plots.grid(window, 100))).numpy(), "D")
+    belief(left, window, D(tg.Tensor(plots.grid(window, 100))).numpy(), "D")
     p, q = cells(name, window, 40, fake.numpy())
-    belief(right, (*window[0], *window[1]), np.where(p + q > 1e-6, BEST[loss](p, q), np.nan), "D* (grey: neither data nor samples)")
+    belief(right, window, np.where(p + q > 1e-6, BEST[loss](p, q), np.nan), "D* (grey: neither data nor samples)", cells=True)
     right.set_facecolor("#d0d0d0")
     job.picture(fig, "discriminator.png")
     *job.history["D*"], best = [best_loss(loss, *cells(name, window, n, s)) for s in (*job.history["samples"], fake.numpy())]
@@ -203,8 +202,7 @@ def draw_training(job, x, every):
 
     def draw(frame):
         ax.clear()
-        window = plots.limits(x)
-        belief(plots.plane(ax, window), plots.pixels(window, SIDE), np.array(job.history["scores"][frame]), f"step {every * (frame + 1)}")
+        belief(ax, plots.limits(x), np.array(job.history["scores"][frame]), f"step {every * (frame + 1)}")
         plots.scatter(ax, x, "black", size=4, alpha=1, limit=400)
         plots.scatter(ax, np.array(job.history["samples"][frame]), plots.MODEL, size=4, alpha=0.8, limit=800)
     job.animation(fig, draw, range(len(job.history["samples"])), "training.gif", rate=8)

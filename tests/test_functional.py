@@ -176,7 +176,7 @@ def test_what_losses_and_layers_refuse_in_a_sentence():
     with pytest.raises(TypeError, match="integer labels, not float32"):
         F.cross_entropy(logits, tg.Tensor([0.0, 1.0]))
     assert F.cross_entropy(logits, [0, 1]).item() == F.cross_entropy(logits, tg.Tensor([0, 1])).item()
-    for bias in (tg.zeros(1), tg.zeros(2, 3)):
+    for bias in (tg.zeros(1), tg.zeros(2, 3), 1.0):
         with pytest.raises(ValueError, match=r"linear cannot take .*one number for each output"):
             F.linear(logits, tg.ones(4, 3), bias)
     for shrink in (F.avg_pool2d, F.interpolate):

@@ -20,7 +20,8 @@ def test_arrows_beside_exact_ones_have_their_scale():
     _, (ax,) = plots.figure(1, 1)
     plots.arrows(ax, points, 0.5 * points, exact=points)
     below, above = ax.collections
-    assert above.scale is not None and below.scale == above.scale and np.hypot(below.U, below.V).max() == 2 * np.hypot(above.U, above.V).max()
+    assert above.scale is not None and below.scale == above.scale
+    assert np.hypot(below.U, below.V).max() == 2 * np.hypot(above.U, above.V).max()
 
 
 def test_arrows_of_nothing_and_along_a_line():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinygen as tg
-from tinygen import backend, nn, run
+from tinygen import backend, nn, plots, run
 
 DEMO = str(pathlib.Path(__file__).parent.parent / "demos" / "flow_matching.py")
 
@@ -58,7 +58,6 @@ def test_pictures_of_another_run_are_not_listed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old.png").write_bytes(b"")
-    from tinygen import plots
     job = run.Job("x", "", ["--out", "out"], data=("moons",), steps=1, batch=1, lr=1)
     for _ in job.train(show=lambda: plots.figure(1, 1)[0]):
         job.log(loss=1.0)

@@ -202,7 +202,7 @@ def linear(x, weight, bias=None):
         raise ValueError("x needs a batch axis")
     y = (_rows(x) @ weight.T).reshape(x.shape[:-1] + weight.shape[:1])
     if bias is not None:
-        if bias.shape != weight.shape[:1]:
+        if getattr(bias, "shape", ()) != weight.shape[:1]:
             raise ValueError("the bias is not one number for each output")
         y += bias
     return y

@@ -54,13 +54,13 @@ def gradcheck(f, *inputs, order=1, seed=0, directions=3, entries=200):
         _refuse_unused(_outputs(f(*xs)), wrt)
         if order == 2:
             us = [Tensor(u, requires_grad=True) for u in us]
-            for n, (raw, recorded) in enumerate(zip(first.analytic, _gradients(_outputs(f(*xs)), us, wrt, create_graph=True))):
+            gradients = lambda: _gradients(_outputs(f(*xs)), us, wrt, create_graph=True)
+            for n, (raw, recorded) in enumerate(zip(first.analytic, gradients())):
                 if not np.allclose(raw, recorded.numpy(), rtol=TOLERANCE, atol=TOLERANCE * np.abs(raw).max(initial=0)):
                     raise GradcheckError(f"With create_graph=True the gradient of input {n} is another than without: a vjp computes "
                                          "something else when it is given Tensors.")
             vs = [rng.standard_normal(x.shape) for x in wrt]
-            _Check(lambda: _gradients(_outputs(f(*xs)), us, wrt, create_graph=True), wrt + us, vs, rng, entries,
-                   "the gradient of the gradient").run(directions)
+            _Check(gradients, wrt + us, vs, rng, entries, "the gradient of the gradient").run(directions)
     return True
 
 

@@ -95,8 +95,7 @@ def mode_statistics(samples, centres, std, threshold=3.0):
     samples, centres = _samples("mode_statistics", samples, centres)
     if not (std > 0 and threshold > 0):
         raise TinygenError(f"mode_statistics wants std > 0 and threshold > 0, not {std} and {threshold}.")
-    middle = centres.mean(axis=0)                                                 # far from the origin digits would cancel
-    distance = np.sqrt(_squared_distances(samples - middle, centres - middle))    # (n, K)
+    distance = np.sqrt(_squared_distances(samples, centres))                      # (n, K)
     good = distance.min(axis=1) < threshold * std                                 # (n,)
     counts = np.bincount(distance.argmin(axis=1)[good], minlength=len(centres))   # (K,)
     q = counts[counts > 0] / max(good.sum(), 1)
@@ -186,7 +185,7 @@ def beside_floor(clouds, draw, sets=60):
         """Mean and mean square of what the xs look like: along a line, W2 of n and n points is the RMS difference once sorted."""
         total, squares, count = 0.0, 0.0, 0
         for x in xs:
-            sorted_ = np.sort(u @ (x - middle).T, axis=1)                                    # (64, n)
+            sorted_ = np.sort(u @ (x - middle).T, axis=1)                         # (64, n)
             total, squares, count = total + sorted_, squares + np.mean(sorted_**2), count + 1
         return total / count, squares / count
     c, c2 = moments(clouds)
@@ -302,6 +301,7 @@ def frechet_distance(features1, features2):
 
 def _squared_distances(a, b):
     """|a_i - b_j|^2 for all pairs: (n, d), (m, d) -> (n, m)"""
+    a, b = a - b.mean(axis=0), b - b.mean(axis=0)  # far from the origin the long squares would cancel digits
     return np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T, 0)  # rounding may go below 0
 
 
@@ -320,19 +320,12 @@ def _mean_over_pairs(f, a, b=None):
     return total / (len(a) * (len(a) - 1 if b is None else len(b)))
 
 
-def _pair_samples(asker, x, y):
-    """Checked samples, moved so that their squared lengths cancel as few digits as possible in _squared_distances."""
-    x, y = _samples(asker, x, y, least=2)
-    middle = (x.mean(axis=0) + y.mean(axis=0)) / 2
-    return x - middle, y - middle
-
-
 def energy_distance(x, y):
     """2 E|X - Y| - E|X - X'| - E|Y - Y'|, estimated without bias, so slightly negative values occur. In the unit of x.
 
     X' and Y' are independent copies. On the line it is 2 * integral (F - G)^2. Szekely & Rizzo 2013.
     """
-    x, y = _pair_samples("energy_distance", x, y)
+    x, y = _samples("energy_distance", x, y, least=2)
     return float(2 * _mean_over_pairs(np.sqrt, x, y) - _mean_over_pairs(np.sqrt, x) - _mean_over_pairs(np.sqrt, y))
 
 
@@ -342,7 +335,7 @@ def mmd(x, y, bandwidth=None):
     k(a, b) = exp(-|a - b|^2 / (2 bandwidth^2)). None takes the median distance between points of both samples together
     (at most 500 of each); to compare several models, give all of them one bandwidth. Gretton et al. 2012, eq. (3).
     """
-    x, y = _pair_samples("mmd", x, y)
+    x, y = _samples("mmd", x, y, least=2)
     if bandwidth is None:
         pick = np.random.default_rng(0)
         some = np.concatenate([a[pick.permutation(len(a))[:500]] for a in (x, y)])

@@ -16,6 +16,11 @@ from .tensor import Tensor
 OPERANDS = 8  # arrays that an update has in hand at once, its temporaries included: they should stay in the cache together
 
 
+def _several(params):
+    """Parameters to iterate over: one alone would give its rows, and a model is for the error that follows."""
+    return [params] if isinstance(params, Tensor) or not hasattr(params, "__iter__") else params
+
+
 class Optimizer:
     """Common to all: the parameters as one flat array, and which parts of it have a gradient.
 
@@ -26,8 +31,7 @@ class Optimizer:
     memory = ()  # names of the flat arrays an optimiser keeps besides the parameters
 
     def __init__(self, params, lr):
-        params = [params] if isinstance(params, Tensor) or not hasattr(params, "__iter__") else params
-        self.params = list({id(p): p for p in params}.values())
+        self.params = list({id(p): p for p in _several(params)}.values())
         if not all(isinstance(p, Tensor) and p._op is None for p in self.params) or not any(p.requires_grad for p in self.params):
             raise TinygenError("An optimiser needs parameters, leaf Tensors of which at least one has requires_grad=True: "
                                "pass model.parameters().")
@@ -167,7 +171,7 @@ class AdamW(Adam):
 
 def clip_grad_norm_(params, max_norm):
     """Scale all gradients by one factor so that their joint norm is at most max_norm. Returns the norm before, a 0-d array."""
-    params = [p for p in ([params] if isinstance(params, Tensor) else params) if p.grad is not None]
+    params = [p for p in _several(params) if p.grad is not None]
     if not params:
         raise TinygenError("clip_grad_norm_ found no gradients: call it between loss.backward() and optimizer.step().")
     norm = xp.sqrt(sum((p.grad * p.grad).sum() for p in params))

@@ -142,7 +142,8 @@ def density(ax, window, values, color, contours=False):
 
 def _apart(points, least):
     """Points (N, 2), pushed away from each other until hardly two are nearer than `least`."""
-    points = points + 1e-9 * least * np.stack([np.cos(np.arange(len(points))), np.sin(np.arange(len(points)))], axis=1)  # none coincide
+    angle = np.arange(len(points))
+    points = points + 1e-9 * least * np.stack([np.cos(angle), np.sin(angle)], axis=1)   # so that no two coincide
     for _ in range(50):
         way = points[:, None] - points                              # (N, N, 2)
         distance = np.hypot(*way.T) + 1e-12 * least

@@ -95,10 +95,11 @@ class Job:
     """
 
     def __init__(self, name, doc, argv=None, *, data, steps, batch, lr, quick=20, exact=False, flags=None):
-        self.name, self.history, self.seconds, self._pending, self.pictures = name, {}, 0.0, {}, []
-        self.args = args = _parse(name, doc, argv, data, dict(steps=steps, batch=batch, lr=lr), exact, flags or {})
+        self.name, self.history, self.seconds, self._pending, self.pictures = name, {}, 0.0, {}, set()
+        defaults = dict(steps=steps, batch=batch, lr=lr)
+        self.args = args = _parse(name, doc, argv, data, defaults, exact, flags or {})
         args.kind = "images" if args.data in IMAGES else "toys"
-        for key, default in (("steps", quick if args.quick else steps), ("batch", batch), ("lr", lr)):
+        for key, default in (defaults | ({"steps": quick} if args.quick else {})).items():
             if getattr(args, key) is None:
                 setattr(args, key, default[args.kind] if isinstance(default, dict) else default)
         if args.backend != backend.name():
@@ -206,7 +207,7 @@ class Job:
     def picture(self, figure, file):
         """Write a matplotlib figure as a PNG of this run."""
         write_atomically(self.path(file), lambda f: figure.savefig(f, format="png"))
-        self.pictures.append(file)
+        self.pictures.add(file)
 
     def animation(self, figure, draw, frames, file, rate=10):
         """Write a GIF of this run: draw(frame) changes the figure, for each of frames; rate in pictures per second."""
@@ -221,7 +222,7 @@ class Job:
                 draw(frame)
                 writer.grab_frame()
         os.replace(temporary, self.path(file))
-        self.pictures.append(file)
+        self.pictures.add(file)
 
     def finish(self, **metrics):
         """Print the numbers and write them to metrics.json, a flat object of floats; the seconds of training are among them."""
@@ -231,11 +232,12 @@ class Job:
         width = max(map(len, metrics), default=0)
         print("\n".join(f"  {name:<{width}}  {value:.6g}" for name, value in metrics.items()))
         if self.pictures:
-            print(f"  pictures in {self.folder}/: {', '.join(sorted(set(self.pictures)))}")
+            print(f"  pictures in {self.folder}/: {', '.join(sorted(self.pictures))}")
         return metrics
 
 
 def _refuse_diverged(values):
+    """Raise TinygenError if any of these named numbers or arrays is not finite."""
     bad = [name for name, value in values.items() if not np.isfinite(value).all()]
     if bad:
         raise TinygenError(f"{', '.join(bad)} came out as NaN or Inf: the training has diverged, try a lower --lr "
