@@ -137,7 +137,7 @@ def pictures(job, u, steps):
     plots.pictures(ax, draw(u, y, 1, tg.randn(80, 784), steps)[-1], 10, "asked for 0, 1, ..., 9 (w = 1)", low=-1)
     job.picture(fig, "samples.png")
     noise = tg.randn(60, 784)
-    fig, axes = plots.figure(1, 3, width=4, height=2.6)
+    fig, axes = plots.figure(1, 3, width=4, height=2.9)
     for ax, w in zip(axes, (0, 1, 5)):
         plots.pictures(ax, draw(u, y[:60], w, noise, steps)[-1], 10, f"w = {w}", low=-1)
     job.picture(fig, "guidance.png")
