@@ -38,7 +38,8 @@ dimensionality of data with neural networks", 2006.
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, nn, optim, plots, run
+from tinygen import nn, optim
+from tinygen.lab import data, plots, run
 
 
 class AutoEncoder(nn.Module):

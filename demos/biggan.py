@@ -35,7 +35,9 @@ import math
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
+from tinygen.lab.judge import Judge
 
 LATENT, TRUNCATION, THRESHOLDS = 16, 0.5, (0.1, 0.5, 1.0, 1.5, math.inf)
 
@@ -176,12 +178,12 @@ def main(argv=None):
     G = finished()
     job.picture(plots.sheet(G(z, column)), "samples.png")
     test, digits = data.images(args.data, train=False, folder=args.data_dir, limit=150 if args.quick else None)
-    judge = metrics.Judge(images, labels, test, digits, steps=50 if args.quick else 3000)
+    judge = Judge(images, labels, test, digits, steps=50 if args.quick else 3000)
     asked = np.arange(judge.count) % 10
     samples = {threshold: sample(G, tg.Tensor(asked), threshold) for threshold in THRESHOLDS}
     spread = metrics.spread_within_classes
     found = {threshold: judge(x, asked) | dict(variety=spread(x, asked) / spread(test, digits)) for threshold, x in samples.items()}
-    pictures(job, G, found, judge.data["classifier_accuracy"])
+    pictures(job, G, found, judge.data["test_accuracy"])
     job.finish(**found[math.inf], **{f"{key}_truncated": n for key, n in found[TRUNCATION].items()}, **judge.data)
 
 
@@ -195,7 +197,7 @@ def pictures(job, G, found, ceiling, stops=12):
     fig, (left, middle, right) = plots.figure(1, 3, 3.6)
     for ax, threshold, title in ((left, 0.1, "threshold 0.1"), (right, math.inf, "not truncated")):
         plots.pictures(ax, sample(G, tg.Tensor(np.full(36, 4)), threshold), 6, title)
-    variety, fidelity = [[numbers[name] for numbers in found.values()] for name in ("variety", "agreement")]
+    variety, fidelity = [[numbers[name] for numbers in found.values()] for name in ("variety", "accuracy")]
     middle.plot(variety, fidelity, "o-", color=plots.MODEL)
     for threshold, *place in zip(found, variety, fidelity):
         middle.annotate(f"{threshold:g}".replace("inf", r"$\infty$"), place, (4, 4), textcoords="offset points")

@@ -36,7 +36,8 @@ from flow_ode import at_one_time, log_likelihood
 from gan import discriminator_loss, generator_loss, mlp, r1_penalty
 from gmm import negative_log_likelihood, start
 from normalizing_flow import Flow
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
 from vae import reparameterize
 
 

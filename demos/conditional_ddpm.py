@@ -38,7 +38,9 @@ import numpy as np
 
 import tinygen as tg
 from ddpm import Diffusion, ddim_step, ddpm_loss, random_times, sample, to_eps
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
+from tinygen.lab.judge import train_classifier
 
 WEIGHTS = (0, 1, 2, 3, 5)  # w
 STD = dict(std=0.5)        # of the eight Gaussians, on a circle of radius 2, before they are standardised
@@ -132,7 +134,7 @@ def guide(eps, y, w, none, noise, diffusion):
 @tg.no_grad()
 def pictures_of_points(job, eps, diffusion):
     count, scale = 400 if job.args.quick else 4000, data.moments("eight_gaussians", **STD)[1][0, 0]**0.5
-    centres = tg.Tensor(data.centres("eight_gaussians", **STD) / scale)         # (8, 2)
+    centres = tg.Tensor(data.centers("eight_gaussians", **STD) / scale)         # (8, 2)
     best = lambda x, t, y: exact_eps(x, t, y, diffusion, centres, (STD["std"] / scale)**2)
     (x, y), noise = gaussians(count), tg.randn(count, 2)
     samples = {"network": [guide(eps, y, w, 8, noise, diffusion) for w in WEIGHTS], "data": [x]}
@@ -158,7 +160,7 @@ def pictures_of_points(job, eps, diffusion):
 
 
 def pictures_of_images(job, eps, diffusion, train, labels):
-    classifier = metrics.train_classifier((train + 1) / 2, labels, steps=20 if job.args.quick else 3000)
+    classifier = train_classifier((train + 1) / 2, labels, steps=20 if job.args.quick else 3000)
     y = tg.Tensor(np.arange(50 if job.args.quick else 500) % 10)
     noise = tg.randn(len(y), train.shape[1])
     samples = [guide(eps, y, w, 10, noise, diffusion) for w in WEIGHTS]

@@ -25,7 +25,9 @@ Ho & Salimans, "Classifier-free diffusion guidance", 2022; Lipman et al., "Flow 
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
+from tinygen.lab.judge import Judge
 
 CLASSES, NO_CLASS = 10, 10
 
@@ -108,7 +110,7 @@ def main(argv=None):
         job.log(loss=loss)
 
     test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
-    judge = metrics.Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000, count=200 if args.quick else 1000)
+    judge = Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000, count=200 if args.quick else 1000)
     numbers = evaluate(job, average.model, judge, steps=3 if args.quick else 20)
     pictures(job, average.model, steps=3 if args.quick else 20)
     job.finish(loss=job.last("loss"), **numbers)
@@ -117,11 +119,11 @@ def main(argv=None):
 def evaluate(job, u, judge, steps):
     """Accuracy and Frechet distance of samples, for growing guidance."""
     y, noise = tg.Tensor(np.arange(judge.count) % 10), tg.randn(judge.count, 784)    # (N,), (N, 784)
-    numbers = dict(test_accuracy=judge.data["classifier_accuracy"], frechet_floor=judge.data["noise_floor"])
+    numbers = dict(test_accuracy=judge.data["test_accuracy"], frechet_floor=judge.data["frechet_floor"])
     for w in (0, 1, 3):
         images = (draw(u, y, w, noise, steps)[-1].clip(-1, 1) + 1).reshape(-1, 1, 28, 28) / 2
         found = judge(images, y)
-        numbers[f"accuracy_w{w}"], numbers[f"frechet_w{w}"] = found["agreement"], found["frechet"]
+        numbers[f"accuracy_w{w}"], numbers[f"frechet_w{w}"] = found["accuracy"], found["frechet"]
     fig, (ax,) = plots.figure(1, 1, width=4.5, height=3)
     ax.plot((0, 1, 3), [100 * numbers[f"accuracy_w{w}"] for w in (0, 1, 3)], "o-", color=plots.MODEL, label="samples")
     ax.axhline(100 * numbers["test_accuracy"], color=plots.DATA, linestyle="--", label="real test images")

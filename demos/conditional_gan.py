@@ -22,7 +22,9 @@ import numpy as np
 
 import gan
 import tinygen as tg
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
+from tinygen.lab.judge import Judge
 
 LATENT = 64
 
@@ -101,7 +103,7 @@ def main(argv=None):
         schedule_D.step(), schedule_G.step(), average.update()
         job.log(D=loss_D, G=loss_G)
 
-    judge = metrics.Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir),
+    judge = Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir),
                           steps=100 if args.quick else 3000)
     asked = tg.arange(judge.count).data % 10                        # (N,)   as many of each class
     samples = (sample(average.model, asked) + 1) / 2                    # (N, 784) in [0, 1]

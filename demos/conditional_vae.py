@@ -28,7 +28,9 @@ Sohn et al., "Learning structured output representation using deep conditional g
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
+from tinygen.lab.judge import Judge
 
 LATENT = 8  # numbers of the style
 
@@ -99,11 +101,11 @@ def main(argv=None):
     test_x, test_y = test_images.flatten(1), F.one_hot(test_labels, 10)
     test_reconstruction, test_kl = evaluate(cvae, test_x, test_y)
     pictures(job, cvae, test_x, test_y)
-    judge = metrics.Judge(images, labels, test_images, test_labels, steps=100 if args.quick else 3000)
+    judge = Judge(images, labels, test_images, test_labels, steps=100 if args.quick else 3000)
     found = judge(sample(cvae, test_y), test_labels)
     job.finish(test_loss=test_reconstruction + test_kl, test_reconstruction=test_reconstruction, test_kl=test_kl,
-               accuracy_samples=found["agreement"], accuracy_test=judge.data["classifier_accuracy"],
-               frechet=found["frechet"], noise_floor=judge.data["noise_floor"])
+               accuracy_samples=found["accuracy"], accuracy_test=judge.data["test_accuracy"],
+               frechet=found["frechet"], noise_floor=judge.data["frechet_floor"])
 
 
 @tg.no_grad()

@@ -38,7 +38,9 @@ import math
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
+from tinygen.lab.judge import Judge
 
 LATENT = 64
 
@@ -128,7 +130,7 @@ def main(argv=None):
 def numbers(job, G, images, labels):
     """Samples as a classifier sees them; and the pictures."""
     args, size = job.args, 150 if job.args.quick else None
-    judge = metrics.Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir, limit=size),
+    judge = Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir, limit=size),
                           steps=100 if args.quick else 3000)
     samples = metrics.in_blocks(lambda z: (G(z) + 1) / 2, tg.randn(judge.count, LATENT))    # (N, 1, 28, 28)
     digits = metrics.in_blocks(judge.classifier, samples).argmax(axis=1)                        # (N,)

@@ -36,7 +36,8 @@ import numpy as np
 
 import tinygen as tg
 from ddpm import Denoiser, Diffusion, ddim_step, ddpm_loss, ddpm_step, exact_eps, random_times, sample, show
-from tinygen import data, metrics, optim, plots, run
+from tinygen import optim
+from tinygen.lab import data, metrics, plots, run
 
 WINDOW = (-3.2, 3.2), (-3.2, 3.2)
 

@@ -52,7 +52,8 @@ import math
 import numpy as np
 
 import tinygen as tg
-from tinygen import backend, data, functional as F, metrics, nn, optim, plots, run
+from tinygen import backend, functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
 
 
 class Diffusion:

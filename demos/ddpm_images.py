@@ -32,7 +32,9 @@ import numpy as np
 import tinygen as tg
 from conditional_ddpm import compare, drop, guided
 from ddpm import Diffusion, ddim_step, ddpm_loss, random_times, sample, to_eps
-from tinygen import data, metrics, optim, plots, run
+from tinygen import optim
+from tinygen.lab import data, metrics, plots, run
+from tinygen.lab.judge import Judge
 from unet import UNet
 
 NO_CLASS = 10
@@ -82,8 +84,8 @@ def main(argv=None):
     steps = 2 if args.quick else 20
     pictures(job, eps, columns, noise, diffusion, steps)
     test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
-    judge = metrics.Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000, count=150 if args.quick else args.count)
-    job.finish(**sweep(job, eps, judge, test, test_labels, diffusion, steps), noise_floor=judge.data["noise_floor"],
+    judge = Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000, count=150 if args.quick else args.count)
+    job.finish(**sweep(job, eps, judge, test, test_labels, diffusion, steps), noise_floor=judge.data["frechet_floor"],
                loss=job.last("loss"))
 
 

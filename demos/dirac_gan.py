@@ -35,7 +35,8 @@ import numpy as np
 import gan
 import tinygen as tg
 from gan import discriminator_loss, generator_loss, r1_penalty
-from tinygen import nn, plots, run
+from tinygen import nn
+from tinygen.lab import plots, run
 
 RULES = {"simultaneous": dict(simultaneous=True), "alternating": {}, "r1": dict(weight=0.3)}
 

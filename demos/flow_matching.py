@@ -33,7 +33,8 @@ Lipman et al., "Flow matching for generative modeling", 2023; Liu et al., "Flow 
 "Improving and generalizing flow-based generative models with minibatch optimal transport", 2024.
 """
 import tinygen as tg
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
 
 
 class Velocity(nn.Module):

@@ -32,7 +32,9 @@ import numpy as np
 import tinygen as tg
 from conditional_ddpm import compare
 from conditional_flow_matching import NO_CLASS, conditional_loss, draw
-from tinygen import data, metrics, nn, optim, plots, run
+from tinygen import nn, optim
+from tinygen.lab import data, metrics, plots, run
+from tinygen.lab.judge import Judge
 from unet import UNet
 
 WEIGHTS = (0, 1, 3)                                                 # w
@@ -78,9 +80,9 @@ def main(argv=None):
 
     pictures(job, average.model, columns, noise, steps=2 if args.quick else 12)
     test, test_labels = data.images(args.data, train=False, folder=args.data_dir, limit=limit)
-    judge = metrics.Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000, count=150 if args.quick else args.count)
+    judge = Judge(train, labels, test, test_labels, steps=50 if args.quick else 3000, count=150 if args.quick else args.count)
     numbers = sweep(job, average.model, judge, test, test_labels, steps=1 if args.quick else 10)
-    job.finish(**numbers, noise_floor=judge.data["noise_floor"], loss=job.last("loss"))
+    job.finish(**numbers, noise_floor=judge.data["frechet_floor"], loss=job.last("loss"))
 
 
 def sweep(job, u, judge, test, labels, steps):

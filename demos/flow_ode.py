@@ -32,7 +32,8 @@ import numpy as np
 
 import tinygen as tg
 from flow_matching import Velocity, flow_matching_loss
-from tinygen import backend, data, functional as F, optim, plots, run
+from tinygen import backend, functional as F, optim
+from tinygen.lab import data, plots, run
 
 
 def euler(f, x, t, h):
@@ -93,10 +94,10 @@ def score(f, x, t):
 
 def true_log_density(x, t=1.0):
     """ln p_t of the lecture's mixture, standardised as the training data are: a mixture of N(t m, t^2 S + (1 - t)^2 I)."""
-    mean, covariance = data.moments("deck_mixture")
+    mean, covariance = data.moments("lecture_mixture")
     scale = np.sqrt(covariance.diagonal())
     terms = []
-    for weight, m, S in zip(data.DECK_WEIGHTS, data.DECK_MEANS, data.DECK_COVARIANCES):
+    for weight, m, S in zip(data.LECTURE_WEIGHTS, data.LECTURE_MEANS, data.LECTURE_COVARIANCES):
         V = t**2 * S / np.outer(scale, scale) + (1 - t)**2 * np.eye(2)
         d = x - tg.Tensor(t * (m - mean) / scale)                   # (N, 2)
         distance = ((d @ tg.Tensor(np.linalg.inv(V))) * d).sum(axis=1)
@@ -105,8 +106,8 @@ def true_log_density(x, t=1.0):
 
 
 def main(argv=None):
-    job = run.Job("flow_ode", __doc__, argv, data=("deck_mixture",), steps=8000, batch=256, lr=5e-3, exact=True)
-    x = data.toy("deck_mixture", 100_000, standardize=True)         # (N, 2)
+    job = run.Job("flow_ode", __doc__, argv, data=("lecture_mixture",), steps=8000, batch=256, lr=5e-3, exact=True)
+    x = data.toy("lecture_mixture", 100_000, standardize=True)         # (N, 2)
     u = Velocity(2, hidden=64)
     optimizer = optim.Adam(u.parameters(), lr=job.args.lr)
     schedule, average = optim.CosineLR(optimizer, job.args.steps), optim.EMA(u, 0.999)
@@ -125,7 +126,7 @@ def main(argv=None):
         exact_weights = Velocity(2, hidden=64)
         exact_weights.load_state_dict(average.model.state_dict())
         f = at_one_time(exact_weights)
-        fresh = data.toy("deck_mixture", 200 if job.args.quick else 5000, standardize=True)
+        fresh = data.toy("lecture_mixture", 200 if job.args.quick else 5000, standardize=True)
         job.finish(**orders(job, f), **density(job, f, fresh), **scores(job, f))
 
 
@@ -173,7 +174,7 @@ def scores(job, f):
         plots.plane(ax, window, f"score at t = {t}").contour(axis, axis, p, 6, colors=plots.DATA, linewidths=0.7)
         plots.arrows(ax, points.detach(), score(f, points, t).detach(), exact=truth if job.args.exact else None)
         if job.args.exact:
-            x = t * data.toy("deck_mixture", 2000, standardize=True) + (1 - t) * tg.randn(2000, 2)
+            x = t * data.toy("lecture_mixture", 2000, standardize=True) + (1 - t) * tg.randn(2000, 2)
             x = tg.Tensor(x, requires_grad=True)
             truth, = tg.grad(true_log_density(x, t).sum(), x)
             gap |= {"score_gap": ((score(f, x, t) - truth)**2).sum(axis=1).mean().item()} if t == 0.5 else {}

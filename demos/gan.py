@@ -34,7 +34,8 @@ Gulrajani et al. 2017 (WGAN-GP); R1: Mescheder et al., "Which training methods f
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
 
 OPTIONS = {"eight_gaussians": dict(radius=1.0, std=0.01), "twenty_five_gaussians": dict(spacing=2.0, std=0.05)}
 FRAMES, SIDE, TINY = 50, 60, 1e-30                                      # of the film; TINY: so that ln 0 is finite
@@ -139,7 +140,7 @@ def main(argv=None):
 
 def judge(job, G, x, count):
     """Samples and their numbers, beside those of fresh data."""
-    options, centres = OPTIONS[job.args.data], data.centres(job.args.data, **OPTIONS[job.args.data])
+    options, centres = OPTIONS[job.args.data], data.centers(job.args.data, **OPTIONS[job.args.data])
     std, samples, fresh = options["std"], G(tg.randn(count, 2)), data.toy(job.args.data, count, **options)
     numbers, floor = [metrics.mode_statistics(points, centres, std) for points in (samples, fresh)]
     distance = np.linalg.norm(samples.numpy()[:, None] - centres, axis=2)                   # (N, K)
@@ -164,7 +165,7 @@ def belief(ax, window, scores, title, cells=False):
 
 def cells(name, window, n, samples):
     """The probability of n x n cells of a window under the data, and counted under the samples."""
-    centres, std = data.centres(name, **OPTIONS[name]), OPTIONS[name]["std"]
+    centres, std = data.centers(name, **OPTIONS[name]), OPTIONS[name]["std"]
     edges = [np.linspace(*side, n + 1) for side in window]
     x, y = [np.diff(tg.erf(tg.Tensor((e - c[:, None]) / (2**0.5 * std))).numpy() / 2)
             for e, c in zip(edges, centres.T)]                          # (K, n) along each axis: a product of two integrals

@@ -19,7 +19,7 @@ An EM step is a gradient step whose length each component chooses for itself: it
 the likelihood worse. With more components (--data pinwheel) the hill has many tops, and which one is reached depends on
 the start; the arms are bent, so the best that Gaussians can do there is not good.
 
---exact (for the lecture's own mixture, deck_mixture) adds the true parameters and the true density's likelihood in green.
+--exact (for the lecture's own mixture, lecture_mixture) adds the true parameters and the true density's likelihood in green.
 
 Look at: density.png (crosses: data; the true density, where it is known, and the fitted one); samples.png (data in the
 colour of the component they belong to, mixed where p(y | x) is in doubt, beside samples of p(x | y) in the colour of y:
@@ -30,7 +30,7 @@ moves them).
 Numbers in metrics.json, in nats per point: nll_em and nll_gradient, of the training data; nll_gap, the distance of the
 two; seconds_em and seconds (the gradient's) of fitting. sliced_w2, the distance of 10,000 samples to as many fresh
 data; noise_floor, the distance of two fresh data sets, what perfect samples would score, give or take chance; ratio of
-the two (root mean squares over several sets of each). For deck_mixture: kl_em and kl_gradient, KL(true || fit) by
+the two (root mean squares over several sets of each). For lecture_mixture: kl_em and kl_gradient, KL(true || fit) by
 quadrature, for which theory expects kl_expected, parameters / 2N = (1 + 2 * 2 + 2 * 3) / 2N, on average; nll_true, of
 the true density on the training data: the fit is lower, by as much as it has learned them by heart. All of these
 compare densities and not parameters, because the numbering of the components means nothing.
@@ -45,11 +45,12 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 import tinygen as tg
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
 from tinygen.backend import TinygenError, xp
 
-COMPONENTS = {"deck_mixture": 2, "pinwheel": 5}
-DECK = data.DECK_WEIGHTS, data.DECK_MEANS, data.DECK_COVARIANCES  # the true parameters
+COMPONENTS = {"lecture_mixture": 2, "pinwheel": 5}
+DECK = data.LECTURE_WEIGHTS, data.LECTURE_MEANS, data.LECTURE_COVARIANCES  # the true parameters
 COLOURS = np.array([[31, 111, 180], [228, 87, 46], [42, 157, 92], [142, 94, 162], [224, 168, 0]]) / 255  # of components
 
 
@@ -120,8 +121,8 @@ def start(x, K):
 def main(argv=None):
     job = run.Job("gmm", __doc__, argv, data=tuple(COMPONENTS), steps=500, batch=5000, lr=5e-2, exact=True)
     args = job.args
-    if args.exact and args.data != "deck_mixture":
-        raise TinygenError(f"The true density of {args.data} is no mixture of Gaussians: use --exact with deck_mixture.")
+    if args.exact and args.data != "lecture_mixture":
+        raise TinygenError(f"The true density of {args.data} is no mixture of Gaussians: use --exact with lecture_mixture.")
     x = data.toy(args.data, args.batch)                                      # (N, 2)      a step sees all of them
 
     em, model = [start(x.numpy(), COMPONENTS[args.data])], start(x.numpy(), COMPONENTS[args.data])
@@ -138,7 +139,7 @@ def main(argv=None):
         nll.backward()
         optimizer.step()
 
-    truth = GaussianMixture(*DECK) if args.data == "deck_mixture" else None
+    truth = GaussianMixture(*DECK) if args.data == "lecture_mixture" else None
     pictures(job, x, em, model, truth)
     nll_em, nll_gradient = [negative_log_likelihood(fit, x).item() for fit in (em[-1], model)]
     numbers = dict(kl_em=kl(truth, em[-1]), kl_gradient=kl(truth, model), kl_expected=11 / (2 * len(x)),

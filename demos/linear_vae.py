@@ -44,7 +44,8 @@ perspective on posterior collapse", 2019; Cover & Thomas, "Elements of informati
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, functional as F, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, plots, run
 
 
 class LinearVAE(nn.Module):

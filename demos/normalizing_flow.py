@@ -38,7 +38,8 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 import tinygen as tg
-from tinygen import backend, data, functional as F, metrics, nn, optim, plots, run
+from tinygen import backend, functional as F, nn, optim
+from tinygen.lab import cores, data, metrics, plots, run
 from tinygen.backend import TinygenError
 
 LOG_SCALE = 2.0  # s stays between -2 and 2, so no layer stretches by more than e^2 and training cannot explode
@@ -137,7 +138,7 @@ def main(argv=None):
 def integral(flow, half=4, n=401):
     """The integral of p over the square [-half, half]^2, as a sum over a grid of n x n points."""
     points = plots.grid(((-half, half), (-half, half)), n)
-    return np.exp(metrics.in_blocks(flow.log_prob, points, cores=backend.CORES)).sum() * (2 * half / (n - 1))**2
+    return np.exp(metrics.in_blocks(flow.log_prob, points, cores=cores.CORES)).sum() * (2 * half / (n - 1))**2
 
 
 def pictures(job, flow, x, entropy):

@@ -34,7 +34,9 @@ import numpy as np
 import tinygen as tg
 from dcgan import discriminator_loss, generator_loss
 from gan import r1_penalty
-from tinygen import data, functional as F, metrics, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, metrics, plots, run
+from tinygen.lab.judge import Judge
 
 LATENT = 64
 SIDES, CHANNELS = (7, 7, 14, 14, 28, 28), (64, 64, 32, 32, 16, 16)      # of what the six layers of G make
@@ -150,7 +152,7 @@ def main(argv=None):
         schedule_f.step(), schedule_G.step(), schedule_D.step(), average.update()
         job.log(D=loss_D, G=loss_G)
 
-    judge = metrics.Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir,
+    judge = Judge(images, labels, *data.images(args.data, train=False, folder=args.data_dir,
                           limit=150 if args.quick else None), steps=100 if args.quick else 3000)
     z = tg.randn(judge.count, LATENT)
     full, truncated = [judge(metrics.in_blocks(lambda z: (average.model(z, psi) + 1) / 2, z)) for psi in (1, 0.7)]

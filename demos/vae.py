@@ -42,7 +42,8 @@ import statistics
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, functional as F, nn, optim, plots, run
+from tinygen import functional as F, nn, optim
+from tinygen.lab import data, plots, run
 
 
 class VAE(nn.Module):

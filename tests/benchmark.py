@@ -23,7 +23,8 @@ import types
 import numpy as np
 
 import tinygen as tg
-from tinygen import backend, metrics
+from tinygen import backend
+from tinygen.lab import cores, metrics
 
 DEMOS = pathlib.Path(__file__).parent.parent / "demos"
 
@@ -40,7 +41,7 @@ def tinygen_library():
 
 def _in_blocks(f, x):
     """One block for each core (PyTorch uses every core by itself), and one for a GPU."""
-    cores = backend.CORES if backend.name() == "numpy" else 1
+    cores = cores.CORES if backend.name() == "numpy" else 1
     return metrics.in_blocks(f, x, block=-(-len(x) // cores), cores=cores)
 
 
@@ -264,7 +265,7 @@ def turns(libraries, workload, repeats, seconds):
     return np.array([[turn(lib, step, seconds) for lib, step in zip(libraries, steps)] for _ in range(repeats)])
 
 
-def speed(libraries, names, repeats, seconds):
+def compare(libraries, names, repeats, seconds):
     ratios = {}
     print(f"{'workload':10}" + "".join(f"{lib.name:>14}" for lib in libraries) + (f"{'ratio':>8}" if len(libraries) > 1 else ""))
     for name in names:
@@ -383,7 +384,7 @@ def main():
         print("PyTorch cannot be imported here (pip install torch): tinygen is measured alone.")
         wanted.remove("torch")
     libraries = [library(name, "cuda" if args.backend == "cupy" else "cpu") for name in wanted]
-    speed(libraries, names, args.repeats, args.seconds)
+    compare(libraries, names, args.repeats, args.seconds)
     if not args.speed:
         growth(libraries, 3, args.seconds)
         overhead(libraries, args.repeats)

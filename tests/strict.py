@@ -63,8 +63,8 @@ class StrictArray:
     __len__ = lambda self: len(self._array)
     __hash__ = None
 
-    shape, ndim, size, dtype, nbytes = (property(operator.attrgetter(f"_array.{name}"))
-                                        for name in ("shape", "ndim", "size", "dtype", "nbytes"))
+    shape, ndim, size, dtype, nbytes, strides = (property(operator.attrgetter(f"_array.{name}"))
+                                        for name in ("shape", "ndim", "size", "dtype", "nbytes", "strides"))
     T = property(lambda self: _launch(self._array.T, True, self))
     mT = property(lambda self: _launch(self._array.swapaxes(-1, -2), True, self))
 
@@ -206,8 +206,8 @@ def _namespace():
             names[name] = value
         elif callable(value):
             names[name] = _function(name, arguments[0].split(",") if arguments else [])
-    windows = lambda x, *args, **kwargs: _launch(np.lib.stride_tricks.sliding_window_view(x._array, *args, **kwargs), True, x)
-    names["lib"] = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(sliding_window_view=windows))
+    strided = lambda x, shape, strides: _launch(np.lib.stride_tricks.as_strided(x._array, shape, strides), True, x)
+    names["lib"] = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=strided))
     names.update(ndarray=StrictArray, asarray=_asarray, array=_array, add=_Add(), newaxis=None)
     return types.SimpleNamespace(**names)
 

@@ -1,8 +1,8 @@
 """The calculus table as test cases: every primitive with each of its samples."""
 import numpy as np
 
-from tinygen.gradcheck import as_function, samples
-from tinygen.tensor import PRIMITIVES, primitive
+from tinygen.derive.samples import as_function, samples
+from tinygen.engine import PRIMITIVES, primitive
 
 
 def draw(*shape):

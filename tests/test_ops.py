@@ -7,7 +7,7 @@ import pytest
 import tinygen as tg
 from table import CASES, case, draw, samples_of
 from tinygen import backend
-from tinygen.tensor import PRIMITIVES, primitive
+from tinygen.engine import PRIMITIVES, primitive
 
 rows = pytest.mark.parametrize("name, i", CASES)
 

@@ -2,7 +2,7 @@
 import argparse
 import sys
 
-from .explain import reference
+from .derive.explain import reference
 
 if __name__ == "__main__":
     argparse.ArgumentParser(prog="python -m tinygen", description=__doc__).parse_args()

@@ -23,9 +23,10 @@ import sys
 import numpy as np
 
 import tinygen as tg
-from tinygen import data, functional as F, nn
+from tinygen import functional as F, nn
+from tinygen.lab import data
 from tinygen.backend import xp  # NumPy, or CuPy
-from tinygen.gradcheck import as_function, samples
+from tinygen.derive.samples import as_function, samples
 
 
 # Row 1, element by element. tg.abs(x) is |x|; can you say it with y alone?

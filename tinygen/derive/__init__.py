@@ -1,0 +1,1 @@
+"""Is this derivative right, and why: for deriving along. The engine does not know this folder."""

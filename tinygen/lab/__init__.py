@@ -1,0 +1,1 @@
+"""What demos need and no lecture talks about. The engine does not know this folder."""
