@@ -1,30 +1,48 @@
 """The Dirac GAN: why training two networks against each other is unstable, in two numbers.
 
-Slide "Generative adversarial networks", the smallest case. All data are the point 0 and all samples the point theta:
+Slide "Generative adversarial networks", the smallest case. All data are the point 0 and all samples
+the point theta:
 
-    players     G(z) = theta,   D(x) = sigmoid(psi x),   the best G being theta = 0                                 (1)
-    objective   min over theta, max over psi of   V = ln D(0) + ln(1 - D(theta)) = -ln 2 - softplus(psi theta)      (2)
-    slopes      dV/dtheta = -s psi,   dV/dpsi = -s theta,   s = sigmoid(psi theta), near the solution 1/2           (3)
+    players     G(z) = theta,   D(x) = sigmoid(psi x),   the best G being theta = 0           (1)
+    objective   min over theta, max over psi of                                               (2)
+                V = ln D(0) + ln(1 - D(theta)) = -ln 2 - softplus(psi theta)
+    gradients   dV/dtheta = -s psi,   dV/dpsi = -s theta,                                     (3)
+                s = sigmoid(psi theta), near the solution 1/2
 
-So theta is driven by psi and psi by -theta, as in a pendulum: the two circle around the solution. With h the size of a
-step, the step near (0, 0) multiplies (theta, psi) by a matrix whose eigenvalue of largest modulus says what becomes of it:
+So psi drives theta and -theta drives psi, as in a pendulum: the two circle around the solution.
+Near (0, 0) a step of size h multiplies (theta, psi) by a matrix. Its eigenvalue of largest modulus
+decides what becomes of them:
 
-    both at once     1 +- i h/2                         modulus sqrt(1 + h^2/4) > 1: outwards in a spiral           (4)
-    alternately      of modulus 1 while h < 4           around and around, never arriving                           (5)
-    with R1          1 + h lambda,  lambda = -g/2 +- sqrt(g^2/4 - 1/4),  for a small h: modulus < 1, inwards        (6)
+    both at once   1 +- i h/2                   modulus sqrt(1 + h^2/4) > 1: a spiral outward (4)
+    alternately    of modulus 1 while h < 4     around and around, never arriving             (5)
+    with R1        1 + h lambda                 for a small h modulus < 1: a spiral inward    (6)
+                   lambda = -g/2 +- sqrt(g^2/4 - 1/4)
 
-where R1 adds g/2 E |dD/dx|^2 at the data, here g/2 psi^2, to the loss of D: friction for the pendulum. A real GAN does
-the same in more dimensions; the losses and the penalty here are those of gan.py, and
+where R1 adds g/2 E |dD/dx|^2 at the data, here g/2 psi^2, to the loss of D: friction for the
+pendulum. A real GAN does the same in more dimensions. The losses and the penalty here are those of
+gan.py, and
 
-    python demos/dirac_gan.py --compare     trains it with each of its losses, and without R1: one table
+    python demos/dirac_gan.py --compare
 
-Look at: phase.png (theta and psi over training on the arrows of (3); start: dot, solution: cross); phase.gif (the same in
-motion: the sample theta overshoots the datum 0 again and again).
+trains gan.py with each of its losses and without R1, and prints one table.
 
-Numbers in metrics.json: growth_simultaneous, growth_alternating, growth_r1, by how much the distance to the solution
-grows per step, on average from first to last step; seconds of training. With --exact the largest modulus of an
-eigenvalue beside each: exact_simultaneous, exact_alternating, exact_r1, and the largest gap. (The exact ones belong to
-small distances.) With --compare: the numbers of gan.py, each after the name of its loss.
+Look at:
+    phase.png   theta and psi during training, on the arrows of (3); start: dot, solution: cross
+    phase.gif   the same in motion: the sample theta overshoots the datum 0 again and again
+
+Numbers in metrics.json:
+    growth_simultaneous   by how much the distance to the solution grows per step, on average from
+                          first to last step, with both players at once
+    growth_alternating    the same, alternately
+    growth_r1             the same, alternately and with R1
+    seconds               of training
+    exact_simultaneous    with --exact: the largest modulus of an eigenvalue, to which the growth
+                          tends at small distances
+    exact_alternating     the same, alternately
+    exact_r1              the same, alternately and with R1
+    gap                   with --exact: the largest difference between growth and modulus
+
+With --compare they are the numbers of gan.py, each after the name of its loss.
 
 Mescheder et al., "Which training methods for GANs do actually converge?", 2018.
 """
@@ -38,6 +56,7 @@ from gan import discriminator_loss, generator_loss, r1_penalty
 from tinygen import nn
 from tinygen.lab import plots, run
 
+START = 1.0, 0.0  # theta, psi
 RULES = {"simultaneous": dict(simultaneous=True), "alternating": {}, "r1": dict(weight=0.3)}
 
 
@@ -45,85 +64,118 @@ class Players(nn.Module):
     """Both players, a number each: G(z) = theta for every z, and the score of D(x) is psi x."""
 
     def __init__(self, theta, psi):
-        self.theta, self.psi = nn.Buffer([[theta]]), nn.Buffer([[psi]])     # (1, 1), (1, 1)
+        self.theta = nn.Buffer([[theta]])                       # (1, 1)
+        self.psi = nn.Buffer([[psi]])                           # (1, 1)
 
 
-def slope_D(theta, psi, weight):
+def gradient_D(theta, psi, weight):
     """What D descends: the derivative of its loss by psi. All data are 0."""
-    psi, data = tg.Tensor(psi.data, requires_grad=True), tg.zeros(1, 1)
+    psi = tg.Tensor(psi.data, requires_grad=True)
+    real = tg.zeros(1, 1)
     D = lambda x: psi * x                                               # eq. (1)
-    loss = discriminator_loss("minimax", D, data, theta)                # eq. (2): -V
-    return tg.grad(loss + weight / 2 * r1_penalty(D, data), psi)[0]     # eq. (3): -dV/dpsi, and friction
+    loss = discriminator_loss("minimax", D, real, theta)                # eq. (2): -V
+    friction = weight / 2 * r1_penalty(D, real)
+    return tg.grad(loss + friction, psi)[0]                             # eq. (3): -dV/dpsi
 
 
-def slope_G(theta, psi):
+def gradient_G(theta, psi):
     """What G descends: the derivative of its loss by theta."""
     theta = tg.Tensor(theta.data, requires_grad=True)
-    return tg.grad(generator_loss("minimax", lambda x: psi * x, theta), theta)[0]   # eq. (3): dV/dtheta
+    loss = generator_loss("minimax", lambda x: psi * x, theta)          # eq. (2)
+    return tg.grad(loss, theta)[0]                                      # eq. (3): dV/dtheta
 
 
 def update(theta, psi, h, simultaneous=False, weight=0.0):
-    """One step of both players: G answers the new D, or, if simultaneous, the old one."""
-    new_psi = psi - h * slope_D(theta, psi, weight)
-    return theta - h * slope_G(theta, psi if simultaneous else new_psi), new_psi
+    """One step of both players: G meets the new D, or, if simultaneous, the old one."""
+    new_psi = psi - h * gradient_D(theta, psi, weight)
+    opponent = psi if simultaneous else new_psi
+    new_theta = theta - h * gradient_G(theta, opponent)
+    return new_theta, new_psi
 
 
 def modulus(h, simultaneous=False, weight=0.0):
     """The largest modulus of the eigenvalues of a step near (theta, psi) = (0, 0)."""
-    to_G, to_D = np.array([[1, h / 2], [0, 1]]), np.array([[1, 0], [-h / 2, 1 - h * weight]])  # one player alone
-    step = to_G + to_D - np.eye(2) if simultaneous else to_G @ to_D                            # eq. (4); (5), (6)
+    step_G = np.array([[1, h / 2], [0, 1]])                             # of G alone
+    step_D = np.array([[1, 0], [-h / 2, 1 - h * weight]])               # of D alone
+    if simultaneous:
+        step = step_G + step_D - np.eye(2)                              # eq. (4)
+    else:
+        step = step_G @ step_D                                          # eq. (5), (6)
     return np.abs(np.linalg.eigvals(step)).max()
 
 
 def main(argv=None):
-    job = run.Job("dirac_gan", __doc__, argv, data=("point",), steps=300, batch=1, lr=0.2, exact=True, flags={
-        "--compare": dict(action="store_true", help="train gan.py with each loss, and without R1, and print a table")})
+    job = run.Job("dirac_gan", __doc__, argv, data=("point",), exact=True, steps=300, batch=1,
+                  lr=0.2, flags=FLAGS)
     if job.args.compare:
         return compare(job, sys.argv[1:] if argv is None else argv)
     h = job.args.lr
-    players = {rule: Players(1.0, 0.0) for rule in RULES}
+    players = {rule: Players(*START) for rule in RULES}
     for step in job.train(**players):
         for rule, player in players.items():
             job.log(**{f"{rule}_theta": player.theta.sum(), f"{rule}_psi": player.psi.sum()})
-            player.theta.data, player.psi.data = [new.data for new in update(player.theta, player.psi, h, **RULES[rule])]
-
-    paths = {rule: np.stack([job.history[f"{rule}_theta"], job.history[f"{rule}_psi"]], axis=1) for rule in RULES}
-    distance = {rule: np.linalg.norm(path, axis=1) for rule, path in paths.items()}
-    growth = {rule: (d[-1] / d[0])**(1 / max(1, len(d) - 1)) for rule, d in distance.items()}
+            theta, psi = update(player.theta, player.psi, h, **RULES[rule])
+            player.theta.data = theta.data
+            player.psi.data = psi.data
+    paths = {rule: np.stack([job.history[f"{rule}_theta"], job.history[f"{rule}_psi"]], axis=1)
+             for rule in RULES}                                         # (steps, 2) each
     draw(job, paths, h)
-    numbers = {f"growth_{rule}": value for rule, value in growth.items()}
-    if job.args.exact:
-        exact = {rule: modulus(h, **how) for rule, how in RULES.items()}
-        numbers |= {f"exact_{rule}": value for rule, value in exact.items()}
-        numbers["gap"] = max(abs(growth[rule] - exact[rule]) for rule in RULES)
-    job.finish(**numbers)
+    job.finish(**measure(job, paths, h))
+
+
+# Numbers and pictures -----------------------------------------------------------------------------
+
+FLAGS = {"--compare": dict(action="store_true", help="train gan.py with each loss, and without R1, "
+                                                     "and print a table")}
+WINDOW = (-2.2, 2.2), (-2.2, 2.2)
+
+
+def measure(job, paths, h):
+    """By how much the distance to (0, 0) grows per step; with --exact also the moduli."""
+    numbers, gaps = {}, []
+    for rule, path in paths.items():
+        distance = np.linalg.norm(path, axis=1)                         # (steps,)
+        growth = (distance[-1] / distance[0])**(1 / max(1, len(distance) - 1))
+        numbers[f"growth_{rule}"] = growth
+        if job.args.exact:
+            exact = modulus(h, **RULES[rule])
+            numbers[f"exact_{rule}"] = exact
+            gaps.append(abs(growth - exact))
+    return numbers | ({"gap": max(gaps)} if gaps else {})
+
+
+def fate(h, rule):
+    """What the modulus predicts."""
+    largest = modulus(h, **RULES[rule])
+    if abs(largest - 1) <= 1e-9:
+        return "circles"
+    return "spirals out" if largest > 1 else "spirals in"
+
+
+def panels(h):
+    """A figure with a panel for each rule: the arrows of eq. (3), start and solution."""
+    points = plots.grid(WINDOW, 15)                                     # (225, 2): theta, psi
+    s = 1 / (1 + np.exp(-points.prod(axis=1, keepdims=True)))           # (225, 1)
+    fig, axes = plots.figure(1, 3, 3.4)
+    names = "both at once", "alternately", "alternately, with R1"
+    for ax, rule, name in zip(axes, RULES, names):
+        plots.plane(ax, WINDOW, f"{name}: {fate(h, rule)}")
+        friction = [0, RULES[rule].get("weight", 0)] * points
+        arrows = points[:, ::-1] * [1, -1] * s - friction
+        plots.arrows(ax, points, arrows, color="#cccccc")
+        ax.plot(0, 0, "x", color=plots.EXACT, markersize=9, markeredgewidth=2, zorder=4)
+        ax.plot(*START, "o", color=plots.NOISE, zorder=4)
+        ax.set(xlabel="theta: where the sample is", ylabel="psi: slope of D")
+    return fig, axes
 
 
 def draw(job, paths, h):
-    window = ((-2.2, 2.2), (-2.2, 2.2))
-    points = plots.grid(window, 15)                                     # (225, 2): theta, psi
-    s = 1 / (1 + np.exp(-points.prod(axis=1, keepdims=True)))
-    fates = ["spirals out" if m > 1 + 1e-9 else "spirals in" if m < 1 - 1e-9 else "circles"
-             for m in (modulus(h, **how) for how in RULES.values())]
-    titles = [f"{name}: {fate}" for name, fate in zip(("both at once", "alternately", "alternately, with R1"), fates)]
-
-    def panels(fig, axes):
-        for ax, path, title, rule in zip(axes, paths.values(), titles, RULES):
-            plots.plane(ax, window, title)
-            friction = [0, RULES[rule].get("weight", 0)] * points
-            plots.arrows(ax, points, points[:, ::-1] * [1, -1] * s - friction, color="#cccccc")
-            ax.plot(0, 0, "x", color=plots.EXACT, markersize=9, markeredgewidth=2, zorder=4)
-            ax.plot(*path[0], "o", color=plots.NOISE, zorder=4)
-            ax.set(xlabel="theta: where the sample is", ylabel="psi: slope of D")
-
-    fig, axes = plots.figure(1, 3, 3.4)
-    panels(fig, axes)
+    fig, axes = panels(h)
     for ax, path in zip(axes, paths.values()):
         ax.plot(*path.T, color=plots.MODEL)
     job.picture(fig, "phase.png")
 
-    fig, axes = plots.figure(1, 3, 3.4)
-    panels(fig, axes)
+    fig, axes = panels(h)
     lines = [ax.plot([], [], color=plots.MODEL)[0] for ax in axes]
     ends = [ax.plot([], [], "o", color=plots.MODEL, zorder=5)[0] for ax in axes]
 
@@ -131,18 +183,24 @@ def draw(job, paths, h):
         for line, end, path in zip(lines, ends, paths.values()):
             line.set_data(*path[:step + 1].T)
             end.set_data(*path[step:step + 1].T)
-    job.animation(fig, move, range(0, job.args.steps, max(1, job.args.steps // 60)), "phase.gif", rate=10)
+    frames = range(0, job.args.steps, max(1, job.args.steps // 60))
+    job.animation(fig, move, frames, "phase.gif", rate=10)
 
 
 def compare(job, argv):
-    """The real GAN of gan.py with each loss, and with the plain objective: a row of numbers each."""
+    """Train gan.py with each loss, and with the plain objective; print a row of numbers each."""
     rest = [flag for flag in argv if flag != "--compare"]
-    rows = {loss: ["--loss", loss] for loss in gan.LOSSES} | {"minimax_without_R1": ["--loss", "minimax", "--r1", "0"]}
-    found = {name: gan.main([*rest, *flags, "--out", job.path(name)]) for name, flags in rows.items()}
-    columns = ("modes", "high_quality", "spread", "reverse_kl", "seconds")
-    for name, row in [("", columns), *((name, [f"{numbers[c]:.4g}" for c in columns]) for name, numbers in found.items())]:
-        print(f"  {name:<20}", *(f"{cell:>12}" for cell in row))
-    job.finish(**{f"{name}_{key}": value for name, numbers in found.items() for key, value in numbers.items()})
+    rows = {loss: ["--loss", loss] for loss in gan.LOSSES}
+    rows["minimax_without_R1"] = ["--loss", "minimax", "--r1", "0"]
+    found = {name: gan.main([*rest, *flags, "--out", job.path(name)])
+             for name, flags in rows.items()}
+    columns = "modes", "high_quality", "spread", "reverse_kl", "seconds"
+    print(f"  {'':<20}", *(f"{column:>12}" for column in columns))
+    numbers = {}
+    for name, row in found.items():
+        print(f"  {name:<20}", *(f"{row[column]:>12.4g}" for column in columns))
+        numbers |= {f"{name}_{key}": value for key, value in row.items()}
+    job.finish(**numbers)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
-"""Every test starts from the same random numbers, and those that ask for `library` run on every backend at hand."""
+"""Every test starts from the same random numbers.
+
+Tests that ask for `library` run on every backend at hand.
+"""
 import os
 import pathlib
 import sys
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices: threads only wait for each other, above all on a busy machine
+# Small matrices: threads only wait for each other, above all on a busy machine.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 
 import strict
 from tinygen import backend
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "demos"))  # tests import the demos by name
+DEMOS = pathlib.Path(__file__).parent.parent / "demos"
+sys.path.insert(0, str(DEMOS))  # tests import the demos by name
 chosen = os.environ.get("TINYGEN_BACKEND", "numpy")
 
 
@@ -24,7 +29,10 @@ def fresh():
 
 @pytest.fixture(params=["numpy", "strict"] if chosen == "numpy" else [chosen])
 def library(request):
-    """The name of the backend in use: NumPy and the strict stand-in, or real CuPy with TINYGEN_BACKEND=cupy."""
+    """The name of the backend in use.
+
+    NumPy and the strict stand-in, or real CuPy with TINYGEN_BACKEND=cupy.
+    """
     backend.use(request.param)
     return request.param
 
@@ -33,5 +41,6 @@ def library(request):
 def count():
     """The strict stand-in as backend, with its counters set to zero."""
     backend.use("strict")
-    strict.count.syncs = strict.count.launches = 0
+    strict.count.syncs = 0
+    strict.count.launches = 0
     return strict.count

@@ -13,7 +13,7 @@ draw.rng = np.random.default_rng(1)
 
 
 def samples_of(op):
-    """[(inputs, attributes)] for a primitive; an error if it has none."""
+    """[(inputs, attributes)] of a primitive; an error if it has none."""
     found = samples(op, draw)
     assert found, f"the primitive {op.__name__} has no samples: add samples=... to its row"
     return found
@@ -23,7 +23,10 @@ CASES = [(name, i) for name, op in PRIMITIVES.items() for i in range(len(samples
 
 
 def case(name, i):
-    """A function of Tensors only, and its inputs as float64 NumPy arrays; numbers and booleans stay fixed."""
+    """(the primitive, a function of Tensors only, its inputs as float64 NumPy arrays).
+
+    Numbers and booleans among the inputs stay fixed.
+    """
     draw.rng = np.random.default_rng(sum(map(ord, name)) + i)
     op = PRIMITIVES[name]
     return op, *as_function(op, *samples_of(op)[i])

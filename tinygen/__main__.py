@@ -4,6 +4,5 @@ import sys
 
 from .derive.explain import reference
 
-if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m tinygen", description=__doc__).parse_args()
-    sys.exit(bool(reference()))
+argparse.ArgumentParser(prog="python -m tinygen", description=__doc__).parse_args()
+sys.exit(bool(reference()))

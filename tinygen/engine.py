@@ -55,7 +55,6 @@ class Tensor:
     grad = op = None
     inputs = values = edges = ()
     attributes = {}
-    line = ""
     __array_ufunc__ = None  # NumPy then leaves array * tensor to Tensor.__rmul__
 
     def __init__(self, data, requires_grad=False, dtype=None):
@@ -136,14 +135,15 @@ def primitive(*vjps, elementwise=False, samples=None, fix=None):
         inputs = [p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
         attributes = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        arity, keywords = len(inputs), frozenset(attributes)
-        text = (forward.__doc__ or "").split("\n")[0]
-        formula, *gradients = re.split(r"[;,]\s+(?=d\w+ = )", text)
+        arity = len(inputs)
+        keywords = frozenset(attributes)
         usual = {name: defaults[name] for name in attributes if name in defaults}
+        text = (forward.__doc__ or "y = ?").split("\n")[0]
+        formula, *gradients = re.split(r"[;,]\s+(?=d\w+ = )", text)
 
         @functools.wraps(forward)
         def op(*args, **kwargs):
-            given = {**usual, **kwargs}
+            given = {**usual, **kwargs} if keywords else kwargs
             if len(args) != arity or given.keys() != keywords:
                 args, given = _bind(op, args, kwargs)
             for x in args:
@@ -175,8 +175,7 @@ _float64 = np.dtype("float64")
 
 def _apply(op, args, attributes):
     """Compute op(*args); where a gradient may be wanted, record how."""
-    inputs = [x if isinstance(x, (Tensor, xp.ndarray)) or type(x) in _PLAIN else _operand(op, x)
-              for x in args]
+    inputs = [x if isinstance(x, Tensor) or type(x) in _PLAIN else _operand(op, x) for x in args]
     arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
     y = new_tensor(_compute(op, inputs, arrays, attributes))
     if _debugging.get()[-1]:
@@ -193,8 +192,9 @@ def _apply(op, args, attributes):
 
 
 def _operand(op, x):
-    """What stands beside Tensors and is no array yet."""
-    return xp.asarray(x) if isinstance(x, (list, tuple, np.generic)) else refusals.operand(op, x)
+    """What stands next to Tensors, as a raw array."""
+    known = (xp.ndarray, list, tuple, np.generic)
+    return xp.asarray(x) if isinstance(x, known) else refusals.operand(op, x)
 
 
 def _compute(op, inputs, arrays, attributes):

@@ -228,9 +228,9 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     OH = (H - 1) stride - 2 padding + kh + output_padding. Each pixel of the input adds the kernel,
     times its value, to the output.
     """
-    stride, padding, more = pair(stride), pair(padding), pair(output_padding)
-    size = tuple((n - 1) * s - 2 * p + k + m for n, s, p, k, m in zip(
-        input.shape[2:], stride, padding, weight.shape[2:], more))
+    stride, padding, more = [pair(n) for n in (stride, padding, output_padding)]
+    sizes = zip(input.shape[2:], stride, padding, weight.shape[2:], more)
+    size = tuple((n - 1) * s - 2 * p + k + m for n, s, p, k, m in sizes)
     if any(not 0 <= m < s for m, s in zip(more, stride)) or min(size, default=1) < 1:
         raise TinygenError(f"conv_transpose2d with stride {stride} and output_padding {more} is "
                            "impossible: output_padding must be below the stride, and the result, "
@@ -457,10 +457,9 @@ def cross_entropy(input, target, reduction="mean"):
     if target.shape != wanted:
         raise TinygenError(f"cross_entropy of logits {input.shape} needs labels of shape {wanted}, "
                            f"not {target.shape}.")
-    index = _index(target, classes, f"cross_entropy over {classes} classes").reshape(-1)
-    last = ops.permute(log_p, axes=(0, *range(2, input.ndim), 1))      # (N, ..., C)
-    picked = ops.getitem(last.reshape(index.size, classes), index=(xp.arange(index.size), index))
-    return _reduce(-picked.reshape(wanted), reduction)
+    places = list(xp.ix_(*map(xp.arange, wanted)))                      # (N, 1, ...), (1, d, ...)
+    places.insert(1, _index(target, classes, f"cross_entropy over {classes} classes"))
+    return _reduce(-ops.getitem(log_p, index=tuple(places)), reduction)     # (N, ...)
 
 
 def bce_with_logits_plain(x, t):

@@ -444,7 +444,7 @@ class SelfAttention(Module):
     def forward(self, x):
         n, c, h, w = x.shape
         pixels = self.norm(x).reshape(n, c, h * w).mT                   # (N, HW, C)
-        q, k, v = self.query(pixels), self.key(pixels), self.value(pixels)
+        q, k, v = [layer(pixels) for layer in (self.query, self.key, self.value)]
         attention = F.softmax(q @ k.mT * c**-0.5, axis=-1)              # (N, HW, HW)
         return x + self.out(attention @ v).mT.reshape(n, c, h, w)
 
@@ -481,7 +481,7 @@ class SpectralNorm(Module):
         matrix = weight.reshape(len(weight), -1)                        # (out, everything else)
         if self.training:
             self._track(matrix.data)
-        u, v = self.u.detach().reshape(-1, 1), self.v.detach().reshape(-1, 1)
+        u, v = [raw(vector).reshape(-1, 1) for vector in (self.u, self.v)]      # constants
         sigma = (matrix @ v * u).sum()
         normal = copy.copy(self.layer)                      # the layer itself keeps its Parameter
         object.__setattr__(normal, "weight", weight / sigma)

@@ -183,8 +183,7 @@ def astype(a, *, dtype):
 def axis_number(axis, ndim):
     """An axis counted from the front; IndexError if there is none."""
     if not isinstance(axis, (int, np.integer)):
-        raise TypeError("An axis is a whole number (several, where an operation takes them, a "
-                        f"tuple), not {axis!r}.")
+        raise TypeError(f"An axis is a whole number, not {axis!r}.")
     if not -ndim <= axis < ndim:
         raise IndexError(
             f"There is no axis {axis} among {ndim}: the axes are {-ndim}, ..., {ndim - 1}.")
@@ -204,7 +203,7 @@ def _sum_vjp(g, y, a, *, axis, keepdims):
     return broadcast_to(g.reshape(keepdims_shape(a.shape, axis)), shape=a.shape)
 
 
-@primitive(_sum_vjp)
+@primitive(_sum_vjp, fix="axis is a whole number, a tuple of them, or None.")
 def sum(a, *, axis=None, keepdims=False):
     """y = sum of a along axis;   da = g, repeated along axis"""
     return a.sum(axis=axis, keepdims=keepdims)
@@ -228,23 +227,21 @@ def min(a, *, axis=None, keepdims=False):
     return a.min(axis=axis, keepdims=keepdims)
 
 
-def _count(shape, axis):
-    """How many numbers a reduction over axis puts together."""
-    kept = keepdims_shape(shape, axis)
-    return math.prod(n for n, left in zip(shape, kept) if n != left)
+def _over(total, n):
+    return total * (1 / n if n > 0 else math.nan)
 
 
 def mean(a, axis=None, keepdims=False):
     """The mean of a along axis; NaN where there is nothing to average."""
-    n = _count(a.shape, axis)
-    return sum(a, axis=axis, keepdims=keepdims) * (1 / n if n else math.nan)
+    total = sum(a, axis=axis, keepdims=keepdims)
+    return _over(total, a.size // (total.size or 1))
 
 
 def var(a, axis=None, keepdims=False, correction=1):
     """The variance of a along axis, sum (a - mean)^2 / (n - correction); 0: the biased one."""
     d = a - mean(a, axis, keepdims=True)
-    n = _count(a.shape, axis) - correction
-    return sum(d * d, axis=axis, keepdims=keepdims) * (1 / n if n > 0 else math.nan)
+    total = sum(d * d, axis=axis, keepdims=keepdims)
+    return _over(total, a.size // (total.size or 1) - correction)
 
 
 def std(a, axis=None, keepdims=False, correction=1):
@@ -334,12 +331,8 @@ def _sides(a, pad):
     return [(0, 0)] * (a.ndim - len(pad) // 2) + list(zip(pad[::2], pad[1::2]))[::-1]
 
 
-def _inside(a, pad):
-    """The index of a within its padded copy."""
-    return tuple(slice(before, before + n) for n, (before, _) in zip(a.shape, _sides(a, pad)))
-
-
-@primitive(lambda g, y, a, *, pad, value: getitem(g, index=_inside(a, pad)),
+@primitive(lambda g, y, a, *, pad, value: getitem(g, index=tuple(
+               slice(before, before + n) for n, (before, _) in zip(a.shape, _sides(a, pad)))),
            fix="pad holds (before, after) for the last axis, then for the one before it, ...")
 def pad(a, *, pad, value=0.0):
     """y = a padded with a constant;   da = g without the padding

@@ -21,6 +21,9 @@ def _several(params):
 class Optimizer:
     """Common to all: the parameters, how often each was updated, and what is remembered of each.
 
+    A subclass defines update(w, g, *memory, t) -> (w, *memory): new arrays for a parameter w with
+    gradient g that is updated for the t-th time.
+
     params   an iterable of Tensors with requires_grad=True, such as model.parameters()
     lr       the learning rate; may be assigned to at any time
     """
@@ -36,7 +39,7 @@ class Optimizer:
             raise TinygenError(f"The learning rate must be 0 or more, not {lr}.")
         self.lr = lr
         self.steps = [0] * len(self.params)
-        self.memory = [[xp.zeros_like(p.data) for _ in self.names] for p in self.params]
+        self.state = [[xp.zeros_like(p.data) for _ in self.names] for p in self.params]
 
     def zero_grad(self):
         """Forget the gradients: the next backward() starts from none."""
@@ -52,16 +55,11 @@ class Optimizer:
         for i, p in enumerate(self.params):
             if p.grad is not None:
                 self.steps[i] += 1
-                p.data, *self.memory[i] = self.update(
-                    p.data, p.grad, *self.memory[i], self.steps[i])
-
-    def update(self, w, g, *memory_and_t):
-        """(new w, *new memory) of a parameter w with gradient g, updated for the t-th time."""
-        raise NotImplementedError
+                p.data, *self.state[i] = self.update(p.data, p.grad, *self.state[i], self.steps[i])
 
     def state_dict(self):
         """All that is needed to continue: the learning rate, the counts, and what is remembered."""
-        remembered = {name: [m[k] for m in self.memory] for k, name in enumerate(self.names)}
+        remembered = {name: [m[k] for m in self.state] for k, name in enumerate(self.names)}
         return {"lr": self.lr, "steps": np.asarray(self.steps), **remembered}
 
     def load_state_dict(self, state):
@@ -70,12 +68,11 @@ class Optimizer:
         for name, own in self.state_dict().items():
             if name not in state or shape(state[name]) != shape(own):
                 raise TinygenError(
-                    f"This state does not belong to this {type(self).__name__}: its {name!r} is "
-                    f"missing, or not of shape {shape(own)}. Make the optimizer for the same "
-                    "parameters as then.")
+                    f"This state does not fit this {type(self).__name__}: its {name!r} is missing, "
+                    f"or not of shape {shape(own)}. Make the optimizer for the parameters of then.")
         self.lr = float(state["lr"])
         self.steps = [int(n) for n in state["steps"]]
-        self.memory = [[xp.array(state[name][i], dtype=p.dtype) for name in self.names]
+        self.state = [[xp.array(state[name][i], dtype=p.dtype) for name in self.names]
                        for i, p in enumerate(self.params)]
 
 
@@ -197,23 +194,22 @@ class Schedule:
     def __init__(self, optimizer):
         self.optimizer = optimizer
         self.base_lr = optimizer.lr
-        self.n = 0
-        self._set()
+        self.move_to(0)
 
-    def _set(self):
-        self.optimizer.lr = self.base_lr * self.factor(self.n)
+    def move_to(self, n):
+        """Set the rate of step n."""
+        self.n = n
+        self.optimizer.lr = self.base_lr * self.factor(n)
 
     def step(self):
-        self.n += 1
-        self._set()
+        self.move_to(self.n + 1)
 
     def state_dict(self):
         return {"n": self.n, "base_lr": self.base_lr}
 
     def load_state_dict(self, state):
-        self.n = int(state["n"])
         self.base_lr = float(state["base_lr"])
-        self._set()
+        self.move_to(int(state["n"]))
 
 
 class LinearWarmup(Schedule):

@@ -4,16 +4,13 @@ Every sentence says what happened, the shapes, and the fix. The functions receiv
 about (primitives, Tensors, arrays) and look at attributes only: this file imports no engine. Nearly
 all do nothing but raise, because the engine tests in its own line, where a call would cost time.
 """
-import linecache
 import os
-import sys
+import traceback
 
 import numpy as np
 
 from . import backend
 from .backend import TinygenError, xp
-
-PACKAGE = os.path.dirname(__file__)
 
 
 # Tensors ------------------------------------------------------------------------------------------
@@ -186,9 +183,6 @@ def watch(op, y, arrays):
 
 def user_line():
     """Where the caller's own code stands, as "file:line: text": the innermost frame outside."""
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith(PACKAGE + os.sep):
-        frame = frame.f_back
-    name = frame.f_code.co_filename
-    text = linecache.getline(name, frame.f_lineno).strip()
-    return f"{os.path.basename(name)}:{frame.f_lineno}: {text}"
+    package = os.path.dirname(__file__) + os.sep
+    frames = [f for f in traceback.extract_stack() if not f.filename.startswith(package)]
+    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}: {frames[-1].line}"

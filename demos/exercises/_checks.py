@@ -1,4 +1,4 @@
-"""All exercises in the order for teaching, and where the answers lie."""
+"""All exercises in teaching order, and the folder that holds the answers."""
 import os
 import pathlib
 
@@ -11,6 +11,6 @@ import _checks_flow       # noqa: F401
 from _grading import EXERCISES  # noqa: F401
 
 HERE = pathlib.Path(__file__).parent
-ANSWERS = HERE / os.environ.get("EXERCISES", "")  # a folder in here, as "solutions"; or else any other folder
+ANSWERS = HERE / os.environ.get("EXERCISES", "")  # a folder in here, such as "solutions", ...
 if not ANSWERS.is_dir():
-    ANSWERS = pathlib.Path(os.environ["EXERCISES"]).resolve()
+    ANSWERS = pathlib.Path(os.environ["EXERCISES"]).resolve()  # ... or else any other folder

@@ -1,4 +1,4 @@
-"""Flow matching: velocities, score, Heun's method, likelihood (e25, e26, e28, e27, e29, e30)."""
+"""Flow matching: velocities, score, Heun's method, likelihood (e25 to e30)."""
 import itertools
 import math
 
@@ -11,8 +11,9 @@ erf = np.vectorize(math.erf)
 
 
 def mixture(rng, k=3):
-    """Weights, means and standard deviations of a 1-D mixture, unequal and far apart, so that slips show."""
-    w, m = rng.permutation(2. ** np.arange(k)), rng.permutation(np.linspace(-2.5, 2.5, k))
+    """Weights, means and standard deviations in 1-D, unequal and far apart, so that slips show."""
+    w = rng.permutation(2. ** np.arange(k))
+    m = rng.permutation(np.linspace(-2.5, 2.5, k))
     return w / w.sum(), m + 0.3 * rng.random(k), 0.4 + 0.6 * rng.random(k)
 
 
@@ -53,16 +54,17 @@ class e25_conditional_velocity(Exercise):
             yield *rng.normal(size=(2, 4, 2)), t, 0.05 + 0.2 * rng.random()
 
     def check(f, x, x1, t, sigma_min):
+        x0 = x  # any start will do: the velocity is checked where the path has arrived at time t
+
         def psi(t):
             return (1 - (1 - sigma_min) * t) * x0 + t * x1
 
-        x0 = x  # any start will do: ask for the velocity at the place that the path has reached at time t
         yield "u", f(psi(t), x1, t, sigma_min), slope(psi, t)
 
     slips = {
-        "You have only the time that is left: divide the way to go by 1 - (1 - sigma_min) t.":
+        "Divide the remaining distance by the remaining time, 1 - (1 - sigma_min) t.":
             lambda x, x1, t, s: x1 - x,
-        "sigma_min is dropped: the path ends in a small cloud around "
+        "sigma_min is missing: the path ends in a small cloud around "
         "x_1, not in x_1 itself (and at t = 1 yours divides by 0).":
             lambda x, x1, t, s: (x1 - x) / (1 - t),
         "The sign is wrong: the path runs from the noise (t = 0) to the data (t = 1).":
@@ -71,13 +73,13 @@ class e25_conditional_velocity(Exercise):
             lambda x, x1, t, s: (x1 - (1 - s) * x) / (1 - (1 - s) * (1 - t)),
         "x_1 - x_0 is right, but x_0 is not given: solve x = psi_t(x_0) for it and put it in.":
             lambda x, x1, t, s: x1 - (1 - s) * x,
-        "In the numerator, the way to go starts at (1 - sigma_min) x.":
+        "In the numerator, the remaining distance starts at (1 - sigma_min) x.":
             lambda x, x1, t, s: (x1 - x) / (1 - (1 - s) * t),
     }
 
 
 def component_weights(x, w, mean, std):
-    """How likely each component made each x."""
+    """The probability of each component, given each x."""
     r = np.exp(np.log(w / std) - 0.5 * ((x[:, None] - mean) / std) ** 2)
     return r / r.sum(1, keepdims=True)
 
@@ -91,7 +93,8 @@ def marginal_velocity(x, t, w, m, s, weights=None, spread=1, x0=1):
 
 
 class e26_marginal_velocity(Exercise):
-    against = "the continuity equation: p u at x is minus the rate at which the mass to the left of x grows"
+    against = ("the continuity equation: "
+               "p u at x is minus the rate at which the mass to the left of x grows")
     tolerance = 1e-8
 
     def returns(x, t, w, m, s):
@@ -101,22 +104,26 @@ class e26_marginal_velocity(Exercise):
         for t in (0., *rng.uniform(0.2, 0.9, 2)):
             w, m, s = mixture(rng)
             mean, std = at_time(t, m, s)
-            yield (mean[:, None] + std[:, None] * np.array([-1.2, 0.1, 1.])).ravel(), t, w, m, s
+            x = mean[:, None] + std[:, None] * np.array([-1.2, 0.1, 1.])
+            yield x.ravel(), t, w, m, s
 
     def check(f, x, t, w, m, s):
         yield "u", f(x, t, w, m, s), velocity_by_continuity(x, t, w, m, s)
 
     slips = {
-        "You weight the components by their prior w. Weight them by how likely they made THIS x.":
+        "You weight the components by their prior w. "
+        "Weight them by their probability given THIS x.":
             lambda x, t, w, m, s: marginal_velocity(x, t, w, m, s, weights=w),
         "These are the responsibilities under the data density. At time t the "
-        "components sit at t m and have variance t^2 s^2 + (1-t)^2.":
-            lambda x, t, w, m, s: marginal_velocity(x, t, w, m, s, weights=component_weights(x, w, m, s)),
+        "components have the means t m and the variances t^2 s^2 + (1-t)^2.":
+            lambda x, t, w, m, s: marginal_velocity(
+                x, t, w, m, s, weights=component_weights(x, w, m, s)),
         "That is E[x_1 | x] only. The velocity is u = E[x_1 - x_0 | x].":
             lambda x, t, w, m, s: marginal_velocity(x, t, w, m, s, x0=0),
-        "E[x_1 | x] - x is the way to go; there is only 1 - t of the time left.":
+        "E[x_1 | x] - x is the remaining distance: divide it by the remaining time, 1 - t.":
             lambda x, t, w, m, s: marginal_velocity(x, t, w, m, s, x0=0) - x,
-        "Each component is a cloud, not a point: given x and the component, x_1 is not m but moves with x.":
+        "Each component is a cloud, not a point: given x and the "
+        "component, the mean of x_1 is not m but depends on x.":
             lambda x, t, w, m, s: marginal_velocity(
                 x, t, w, m, s, weights=component_weights(x, w, *at_time(t, m, s)), spread=0),
         "The responsibilities lack w: a rare component made this x less often than a frequent one.":
@@ -124,12 +131,14 @@ class e26_marginal_velocity(Exercise):
     }
 
 
-ONE = np.array([.5, .3, .2]), np.array([-1., .4, 2.]), np.array([.5, .9, .4])
-OTHER = np.array([.4, .6]), np.array([1.5, -.5]), np.array([.6, .8])
+# Two mixtures: a row of weights, one of means, one of standard deviations
+ONE = np.array([[.5, .3, .2], [-1., .4, 2.], [.5, .9, .4]])
+OTHER = np.array([[.4, .6], [1.5, -.5], [.6, .8]])
 
 
 class e28_score_velocity(Exercise):
-    against = "score: numerical derivative of log p_t; velocity: continuity equation; both of a 1-D mixture"
+    against = ("score: numerical derivative of log p_t; velocity: continuity equation; "
+               "both of a 1-D mixture")
     tolerance = 1e-8
 
     def returns(x, t, score, velocity):
@@ -137,7 +146,8 @@ class e28_score_velocity(Exercise):
 
     def draw(rng):
         for t in rng.uniform(0.2, 0.8, 2):
-            x = rng.uniform(-1, 1.6, 5)  # two mixtures, so that neither output can be read off the inputs
+            x = rng.uniform(-1, 1.6, 5)
+            # Two mixtures, so that neither output can be read off the inputs
             yield x, t, score(x, t, *ONE), velocity_by_continuity(x, t, *OTHER)
 
     def check(f, x, t, s, u):
@@ -146,16 +156,18 @@ class e28_score_velocity(Exercise):
         yield "score_from_velocity", score_from_velocity, score(x, t, *OTHER)
 
     slips = {
-        "The sign in front of the score is wrong: E[x_0 | x] = -(1-t) score, and u contains MINUS x_0.":
+        "The sign in front of the score is wrong: "
+        "E[x_0 | x] = -(1-t) score, and u contains MINUS x_0.":
             lambda x, t, s, u: ((x - (1 - t) * s) / t, (x - t * u) / (1 - t)),
-        "t and 1 - t are exchanged: t = 0 is noise, t = 1 is data.":
+        "t and 1 - t are swapped: t = 0 is noise, t = 1 is data.":
             lambda x, t, s, u: ((x + t * s) / (1 - t), ((1 - t) * u - x) / t),
-        "Score and velocity differ by more than a name: the score "
-        "points uphill in log p_t, and x enters as well.":
+        "Score and velocity are two different vectors: the score "
+        "points uphill in log p_t, and the velocity depends on x as well.":
             lambda x, t, s, u: (s, u),
-        "The power of 1 - t is wrong. Two terms carry the score, (1-t)^2 / t and (1-t): add them up.":
+        "The power of 1 - t is wrong. Two terms contain the score, "
+        "with the factors (1-t)^2 / t and (1-t): add them up.":
             lambda x, t, s, u: ((x + (1 - t) ** 2 * s) / t, (t * u - x) / (1 - t) ** 2),
-        "x / t is lost: even where the score is 0 the points still move, u = x / t there.":
+        "The term x / t is missing: even where the score is 0 the points move, with u = x / t.":
             lambda x, t, s, u: ((1 - t) * s / t, t * u / (1 - t)),
         "You forgot to divide by t in one direction and to multiply by "
         "t in the other: E[x_1 | x] = (x - (1-t) x_0) / t.":
@@ -179,26 +191,30 @@ class e27_heun_step(Exercise):
 
     def draw(rng):
         for d in (1, 3):
-            yield field(rng.normal(size=(d, d)), 1 + rng.random(d)), rng.normal(size=d), rng.random(), 0.3
+            f = field(rng.normal(size=(d, d)), 1 + rng.random(d))
+            yield f, rng.normal(size=d), rng.random(), 0.3
 
-    def check(step, f, x, t, h):  # the h that is drawn serves the hints only: there slips must differ clearly
+    def check(step, f, x, t, h):  # h is used for the hints only, where slips must differ clearly
         ours = taylor(lambda h: step(f, x, t, h), 0.03)
-        ahead = taylor(lambda h: f(x + h * f(x, t), t + h), 0.03)  # the slope met on the straight line ahead
-        yield "step with h = 0", ours[0], x, "a step of length 0 goes nowhere"
+        ahead = taylor(lambda h: f(x + h * f(x, t), t + h), 0.03)  # the slope at the predicted end
+        yield "step with h = 0", ours[0], x, "a step of length 0 does not move"
         yield "h^1 of the step", ours[1], f(x, t), "to first order in h a step follows f(x, t)"
-        yield "h^2 of the step", ours[2], ahead[1] / 2, "second order: the exact path has x'' = f_t + f_x f"
-        yield "h^3 of the step", ours[3], ahead[2] / 2, "the slopes at t and at t + h count half each"
+        yield "h^2 of the step", ours[2], ahead[1] / 2, (
+            "second order: the exact path has x'' = f_t + f_x f")
+        yield "h^3 of the step", ours[3], ahead[2] / 2, (
+            "the slopes at t and at t + h have the weight 1/2 each")
 
     slips = {
-        "That is Euler's step: right to first order only. Look at the slope at the end of it, too.":
+        "That is Euler's step: right to first order only. Use the slope at its end as well.":
             lambda f, x, t, h: x + h * f(x, t),
-        "The second slope is taken at the old time: the predicted point lives at t + h.":
+        "The second slope is taken at the old time: the predicted point belongs to t + h.":
             lambda f, x, t, h: x + h / 2 * (f(x, t) + f(x + h * f(x, t), t)),
-        "The second slope is taken at the old place: predict first, x + h k1, then ask for the slope there.":
+        "The second slope is taken at the old point: predict "
+        "x + h k1 first, then evaluate the slope there.":
             lambda f, x, t, h: x + h / 2 * (f(x, t) + f(x, t + h)),
-        "The two slopes are averaged: the 1/2 is missing, your step is twice as long.":
+        "The 1/2 is missing: your step follows the sum of the two slopes, not their mean.":
             lambda f, x, t, h: x + h * (f(x, t) + f(x + h * f(x, t), t + h)),
-        "You use the slope at the end only. Average it with the slope at the start.":
+        "You use only the slope at the end. Average it with the slope at the start.":
             lambda f, x, t, h: x + h * f(x + h * f(x, t), t + h),
         "That is the midpoint rule, of second order as well. "
         "Heun averages the slopes at both ENDS of the step.":
@@ -208,8 +224,14 @@ class e27_heun_step(Exercise):
     }
 
 
+def tanh_slope(x, A, b):
+    """tanh' at the activations of each row."""
+    return 1 - np.tanh(x @ A.T + b) ** 2
+
+
 class e29_dlogp_dt(Exercise):
-    against = "how fast space stretches: minus the slope at h = 0 of log |det| of the Jacobian of x + h u(x)"
+    against = ("how fast space stretches: "
+               "minus the slope at h = 0 of log |det| of the Jacobian of x + h u(x)")
     tolerance = 1e-8
 
     def returns(x, A, b):
@@ -224,23 +246,26 @@ class e29_dlogp_dt(Exercise):
         def log_volume(x, h):
             return np.linalg.slogdet(jacobian(lambda x: x + h * np.tanh(A @ x + b), x))[1]
 
-        yield "dlogp", f(x, A, b), [-taylor(lambda h: log_volume(row, h), 0.01)[1] for row in x]
+        growth = [taylor(lambda h: log_volume(row, h), 0.01)[1] for row in x]
+        yield "dlogp", f(x, A, b), -np.array(growth)
 
     slips = {
-        "The sign is wrong: where the flow spreads points out (positive divergence) the density falls.":
-            lambda x, A, b: (1 - np.tanh(x @ A.T + b) ** 2) @ np.diag(A),
+        "The sign is wrong: where the flow spreads points out (positive divergence) "
+        "the density falls.":
+            lambda x, A, b: tanh_slope(x, A, b) @ np.diag(A),
         "That is the trace of A only: the chain rule goes through "
-        "tanh, 1 - tanh^2 of each row's own activation.":
+        "tanh, so use 1 - tanh^2 of each row's own activation.":
             lambda x, A, b: -np.trace(A) + 0 * x[:, 0],
         "The log-determinant belongs to the Jacobian of the whole "
         "flow. Its rate of change is the TRACE of du/dx.":
-            lambda x, A, b: -np.linalg.slogdet((1 - np.tanh(x @ A.T + b) ** 2)[:, :, None] * A)[1],
-        "You add up all entries of the Jacobian. The divergence is its diagonal: du_i/dx_i.":
-            lambda x, A, b: -((1 - np.tanh(x @ A.T + b) ** 2) @ A).sum(1),
+            lambda x, A, b: -np.linalg.slogdet(tanh_slope(x, A, b)[:, :, None] * A)[1],
+        "You add up all entries of the Jacobian. The divergence "
+        "is the sum of its diagonal, du_i/dx_i.":
+            lambda x, A, b: -(tanh_slope(x, A, b) @ A).sum(1),
         "The derivative of tanh is 1 - tanh^2, not 1 - tanh.":
             lambda x, A, b: -(1 - np.tanh(x @ A.T + b)) @ np.diag(A),
-        "You return the trace of du/dx averaged over the dimensions: the divergence is their sum.":
-            lambda x, A, b: -(1 - np.tanh(x @ A.T + b) ** 2) @ np.diag(A) / len(A),
+        "You average the diagonal of du/dx over the dimensions: the divergence is its sum.":
+            lambda x, A, b: -tanh_slope(x, A, b) @ np.diag(A) / len(A),
     }
 
 
@@ -263,7 +288,8 @@ class e30_hutchinson(Exercise):
         yield "estimate", f(v[:3], Jv[:3]), estimate[:3], "every estimate uses its own vector only"
 
     slips = {
-        "The sum of J v has mean 0 over the signs. Multiply by v once more: v^T J v keeps the diagonal.":
+        "The sum of J v has mean 0 over the signs. "
+        "Multiply by v once more: v^T J v keeps the diagonal.":
             lambda v, Jv: Jv.sum(1),
         "|J v|^2 estimates the sum of all squared entries of J. The trace needs v^T J v.":
             lambda v, Jv: (Jv ** 2).sum(1),

@@ -1,22 +1,38 @@
-"""Latent variables: linear auto-encoder, Gaussian mixture, VAE (e10, e18, e32, e11, e12, e13)."""
+"""Latent variables: linear auto-encoder, Gaussian mixture, VAE (e10 to e13, e18, e32)."""
 import numpy as np
 
 from _grading import Exercise
 from _numerics import gradient, logsumexp, slope
 
+# Gauss-Hermite quadrature: WEIGHTS @ f(NODES) = E f(eps), eps ~ N(0, 1), without sampling
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
-WEIGHTS = WEIGHTS / WEIGHTS.sum()  # Gauss-Hermite: WEIGHTS @ f(NODES) = E f(eps), eps ~ N(0, 1), no sampling
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
-def projector(X, k, centre=True, keep=np.s_[::-1]):
+def projector(X, k, center=True, keep=np.s_[::-1]):
     """The projector on k eigenvectors of the covariance, with room for slips."""
-    mu = X.mean(0) * centre
+    mu = X.mean(0) if center else 0 * X.mean(0)
     U = np.linalg.eigh((X - mu).T @ (X - mu))[1][:, keep][:, :k]
     return U @ U.T, mu
 
 
+def right_singular_vectors(X):
+    """The directions of principal component analysis, as rows."""
+    return np.linalg.svd(X - X.mean(0))[2]
+
+
+def columns_of_vt(X, k):
+    U = right_singular_vectors(X)[:, :k]
+    return U @ U.T, X.mean(0)
+
+
+def all_directions(X, k):
+    return np.eye(X.shape[1]), X.mean(0)
+
+
 class e10_optimal_projector(Exercise):
-    against = "the smallest loss there is: the sum of the D - k smallest eigenvalues of the covariance"
+    against = ("the smallest possible loss: "
+               "the sum of the D - k smallest eigenvalues of the covariance")
     tolerance = 1e-10
 
     def returns(X, k):
@@ -25,35 +41,38 @@ class e10_optimal_projector(Exercise):
     def draw(rng):
         for n, d, k in [(12, 5, 2), (9, 4, 1)]:
             turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
-            yield rng.normal(size=(n, d)) * 1.6 ** np.arange(d) @ turn + 3 + rng.random(d), k
+            X = rng.normal(size=(n, d)) * 1.6 ** np.arange(d) @ turn
+            yield X + 3 + rng.random(d), k
 
     def check(f, X, k):
         P, mu = f(X, k)
-        yield "P", P, P.T, "a projector that is orthogonal is symmetric: P = P^T"
-        yield "P", P @ P, P, "a projector applied twice changes nothing: P @ P = P"
+        yield "P", P, P.T, "an orthogonal projector is symmetric: P = P^T"
+        yield "P", P @ P, P, "to apply a projector again changes nothing: P @ P = P"
         yield "trace(P)", np.trace(P), k, "a projector on k dimensions has trace k"
         missed = (X - mu) - (X - mu) @ P
         eigenvalues = np.linalg.svd(X - X.mean(0), compute_uv=False) ** 2 / len(X)
-        yield "mean of |x - reconstruction|^2", (missed ** 2).sum() / len(X), eigenvalues[k:].sum()
+        loss = (missed ** 2).sum() / len(X)
+        yield "mean of |x - reconstruction|^2", loss, eigenvalues[k:].sum()
 
     slips = {
-        "Not centred: your subspace passes through the origin, the best one "
-        "passes through the mean of the data. Subtract mu first.":
-            lambda X, k: projector(X, k, centre=False),
-        "You return the mean but looked for directions in data "
-        "that were not centred: use X - mu there as well.":
-            lambda X, k: (projector(X, k, centre=False)[0], X.mean(0)),
+        "Your data are not centered: your subspace passes through the origin, "
+        "but the best one passes through the mean of the data. Subtract mu first.":
+            lambda X, k: projector(X, k, center=False),
+        "You return the mean, but your directions come from data "
+        "that are not centered: use X - mu there as well.":
+            lambda X, k: (projector(X, k, center=False)[0], X.mean(0)),
         "You kept the k SMALLEST eigenvalues: eigh sorts in ascending order.":
             lambda X, k: projector(X, k, keep=np.s_[:]),
-        "You took entries from the wrong axis: the directions are the "
+        "You took entries along the wrong axis: the directions are the "
         "columns of eigh's matrix, but the rows of Vt from svd.":
-            lambda X, k: (lambda U: (U @ U.T, X.mean(0)))(np.linalg.svd(X - X.mean(0))[2][:, :k]),
+            columns_of_vt,
         "You return the k directions. P is encoder and decoder in one, the (D, D) matrix U U^T.":
-            lambda X, k: (np.linalg.svd(X - X.mean(0))[2][:k].T, X.mean(0)),
-        "You return the encoder alone, k directions as rows. P decodes as well: the (D, D) matrix U U^T.":
-            lambda X, k: (np.linalg.svd(X - X.mean(0))[2][:k], X.mean(0)),
+            lambda X, k: (right_singular_vectors(X)[:k].T, X.mean(0)),
+        "You return the encoder alone, k directions as rows. "
+        "P is the decoder as well: the (D, D) matrix U U^T.":
+            lambda X, k: (right_singular_vectors(X)[:k], X.mean(0)),
         "Nothing is compressed: with all D directions P is the identity. Keep k of them.":
-            lambda X, k: (np.eye(X.shape[1]), X.mean(0)),
+            all_directions,
     }
 
 
@@ -61,11 +80,17 @@ def log_joint(x, pi, mu, var, use_pi=True, dims=None):
     """log pi_k N(x_n; mu_k, var_k I), (N, K); the keywords make room for slips."""
     distance = ((x[:, None] - mu) ** 2).sum(-1)
     dims = x.shape[1] if dims is None else dims
-    return use_pi * np.log(pi) - 0.5 * dims * np.log(2 * np.pi * var) - 0.5 * distance / var
+    log_normal = -0.5 * dims * np.log(2 * np.pi * var) - 0.5 * distance / var
+    return np.log(pi) + log_normal if use_pi else log_normal
 
 
-def normalised(logs, axis=1):
+def normalized(logs, axis=1):
     return np.exp(logs - logsumexp(logs, axis))
+
+
+def naive_responsibilities(x, pi, mu, var):
+    p = np.exp(log_joint(x, pi, mu, var))
+    return p / p.sum(1, keepdims=True)
 
 
 class e18_responsibilities(Exercise):
@@ -77,43 +102,61 @@ class e18_responsibilities(Exercise):
     def draw(rng):
         for n, k in [(5, 3), (4, 4)]:
             pi = rng.permutation(2. ** np.arange(k))
-            x, mu = rng.normal(size=(n, 3)), rng.normal(size=(k, 3))
+            x = rng.normal(size=(n, 3))
+            mu = rng.normal(size=(k, 3))
             yield x, pi / pi.sum(), mu, 0.5 + 2 * rng.random(k)
         far = np.array([[500., -400.], [0., 90.]])
         yield far, np.array([.3, .7]), np.array([[1., 0.], [0., 1.]]), np.array([1., .9])
 
     def check(f, x, pi, mu, var):
         R = f(x, pi, mu, var)
-        yield "sum over k of R", R.sum(1), np.ones(len(x)), "each sample is shared out: rows sum to 1"
-        yield "R", R, [gradient(lambda a: logsumexp(a + log_joint(row[None], 1, mu, var)).sum(), np.log(pi))
-                       for row in x]
+        yield "sum over k of R", R.sum(1), np.ones(len(x)), (
+            "each sample is shared among the components: rows sum to 1")
+
+        def log_density(x, log_pi):
+            return logsumexp(log_pi + log_joint(x[None], 1, mu, var)).sum()
+
+        yield "R", R, [gradient(lambda a: log_density(row, a), np.log(pi)) for row in x]
 
     slips = {
-        "pi is forgotten: a frequent component explains a point "
+        "pi is missing: a frequent component explains a point "
         "better than a rare one at the same distance.":
-            lambda x, pi, mu, var: normalised(log_joint(x, pi, mu, var, use_pi=False)),
-        "You normalise over the samples. Each SAMPLE is shared out among the components: rows sum to 1.":
-            lambda x, pi, mu, var: normalised(log_joint(x, pi, mu, var), axis=0),
-        "The normaliser -D/2 log var_k of the density is forgotten; it differs from component to component.":
-            lambda x, pi, mu, var: normalised(log_joint(x, pi, mu, var, dims=0)),
-        "In D dimensions the normaliser is var_k^(-D/2): you have the one of a single dimension.":
-            lambda x, pi, mu, var: normalised(log_joint(x, pi, mu, var, dims=1)),
+            lambda x, pi, mu, var: normalized(log_joint(x, pi, mu, var, use_pi=False)),
+        "You normalize over the samples. Each SAMPLE is shared among the components: "
+        "rows sum to 1.":
+            lambda x, pi, mu, var: normalized(log_joint(x, pi, mu, var), axis=0),
+        "The normalizer -D/2 log var_k of the density is missing: "
+        "it differs from component to component.":
+            lambda x, pi, mu, var: normalized(log_joint(x, pi, mu, var, dims=0)),
+        "In D dimensions the normalizer is var_k^(-D/2): yours is that of a single dimension.":
+            lambda x, pi, mu, var: normalized(log_joint(x, pi, mu, var, dims=1)),
         "Far from all components every exp underflows and 0/0 is nan: stay in "
         "logarithms and subtract the largest of the row before exp (log-sum-exp).":
-            lambda x, pi, mu, var: (lambda p: p / p.sum(1, keepdims=True))(np.exp(log_joint(x, pi, mu, var))),
-        "You used var_k as a standard deviation: it is sigma_k^2 already, do not square it.":
-            lambda x, pi, mu, var: normalised(log_joint(x, pi, mu, var ** 2)),
+            naive_responsibilities,
+        "You used var_k as a standard deviation: it is already sigma_k^2, do not square it.":
+            lambda x, pi, mu, var: normalized(log_joint(x, pi, mu, var ** 2)),
         "These are the densities pi_k N(x_n; mu_k, var_k). Divide each row by its sum.":
             lambda x, pi, mu, var: np.exp(log_joint(x, pi, mu, var)),
     }
 
 
-def weighted_moments(x, R, n_mean=None, n_var=None, centre=None, dims=None):
+def weighted_moments(x, R, n_mean=None, n_var=None, center=None, dims=None):
     """Weights, means and variances, with room for slips."""
     n = R.sum(0)
-    mu = R.T @ x / (n if n_mean is None else n_mean)[:, None]
-    square = ((x[:, None] - (mu if centre is None else centre)) ** 2).sum(-1)
-    return n / len(x), mu, (R * square).sum(0) / (n if n_var is None else n_var) / (dims or x.shape[1])
+    n_mean = n if n_mean is None else n_mean
+    n_var = n if n_var is None else n_var
+    mu = R.T @ x / n_mean[:, None]
+    square = ((x[:, None] - (mu if center is None else center)) ** 2).sum(-1)
+    return n / len(x), mu, (R * square).sum(0) / n_var / (dims or x.shape[1])
+
+
+def same_for_all(R, number):
+    return np.full(R.shape[1], float(number))
+
+
+def with_standard_deviations(x, R):
+    pi, mu, var = weighted_moments(x, R)
+    return pi, mu, np.sqrt(var)
 
 
 class e32_m_step(Exercise):
@@ -137,28 +180,32 @@ class e32_m_step(Exercise):
         yield "pi", pi, np.clip(pi, 1e-6, 1), "probabilities lie between 0 and 1"
         yield "sum of pi", pi.sum(), 1, "probabilities sum to 1"
         yield "var", var, np.clip(var, 1e-6, None), "variances are positive"
-        yield "dQ/dlog pi", gradient(lambda a: Q(np.exp(a - logsumexp(a)), mu, var), np.log(pi)), 0 * pi
+        in_pi = gradient(lambda a: Q(np.exp(a - logsumexp(a)), mu, var), np.log(pi))
+        yield "dQ/dlog pi", in_pi, 0 * pi
         yield "dQ/dmu", gradient(lambda mu: Q(pi, mu, var), mu), 0 * mu
         yield "dQ/dlog var", gradient(lambda s: Q(pi, mu, np.exp(s)), np.log(var)), 0 * var
 
     slips = {
         "The weights of component k sum to N_k = sum_n r_nk, not to N: divide mu and var by N_k.":
-            lambda x, R: weighted_moments(x, R, np.full(R.shape[1], len(x)), np.full(R.shape[1], len(x))),
-        "You only add up. The weights of component k sum to N_k: divide by it to get a weighted mean.":
-            lambda x, R: weighted_moments(x, R, np.ones(R.shape[1]), np.ones(R.shape[1])),
-        "mu is right. In var, too, the weights of component k sum to N_k, not to N.":
-            lambda x, R: weighted_moments(x, R, n_var=np.full(R.shape[1], len(x))),
+            lambda x, R: weighted_moments(
+                x, R, n_mean=same_for_all(R, len(x)), n_var=same_for_all(R, len(x))),
+        "You only sum. The weights of component k sum to N_k: "
+        "divide by it to get a weighted mean.":
+            lambda x, R: weighted_moments(
+                x, R, n_mean=same_for_all(R, 1), n_var=same_for_all(R, 1)),
+        "mu is right. In var as well, the weights of component k sum to N_k, not to N.":
+            lambda x, R: weighted_moments(x, R, n_var=same_for_all(R, len(x))),
         "You measure the spread around the mean of all data: "
-        "component k spreads around its own new mean mu_k.":
-            lambda x, R: weighted_moments(x, R, centre=x.mean(0)),
+        "measure it around mu_k, the new mean of component k.":
+            lambda x, R: weighted_moments(x, R, center=x.mean(0)),
         "The maximum of the likelihood divides by N_k. The N_k - 1 belongs to another estimator.":
             lambda x, R: weighted_moments(x, R, n_var=R.sum(0) - 1),
-        "var_k is the variance of ONE coordinate: |x - mu_k|^2 adds up D of them, divide by D.":
+        "var_k is the variance of ONE coordinate: |x - mu_k|^2 adds up D of them, so divide by D.":
             lambda x, R: weighted_moments(x, R, dims=1),
-        "pi_k = N_k still has to be divided by N, so that the pi sum to 1.":
+        "pi_k = N_k must still be divided by N, so that the pi sum to 1.":
             lambda x, R: (R.sum(0), *weighted_moments(x, R)[1:]),
-        "You return the standard deviation: asked for is the variance.":
-            lambda x, R: (*weighted_moments(x, R)[:2], np.sqrt(weighted_moments(x, R)[2])),
+        "You return the standard deviation, but the exercise asks for the variance.":
+            with_standard_deviations,
     }
 
 
@@ -179,34 +226,41 @@ class e11_reparam_grad(Exercise):
             yield 0.5 + rng.random(), -0.5 - rng.random(), NODES, df
 
     def check(f, mu, logvar, eps, df):
-        def expectation(mu, logvar):  # E sin(z) and E z^2, known in closed form
-            return np.exp(-np.exp(logvar) / 2) * np.sin(mu) if df is np.cos else mu ** 2 + np.exp(logvar)
+        def mean_sine(mu, logvar):  # E sin(z)
+            return np.exp(-np.exp(logvar) / 2) * np.sin(mu)
 
+        def mean_square(mu, logvar):  # E z^2
+            return mu ** 2 + np.exp(logvar)
+
+        expectation = mean_sine if df is np.cos else mean_square
+        name = "sin(z)" if df is np.cos else "z^2"
+        against = f"{e11_reparam_grad.against}, f(z) = {name}"
         dmu, dlogvar = f(mu, logvar, eps, df)
-        against = f"{e11_reparam_grad.against}, f(z) = {'sin(z)' if df is np.cos else 'z^2'}"
         yield "mean of dmu", WEIGHTS @ dmu, slope(lambda m: expectation(m, logvar), mu), against
-        yield "mean of dlogvar", WEIGHTS @ dlogvar, slope(lambda s: expectation(mu, s), logvar), against
+        yield "mean of dlogvar", WEIGHTS @ dlogvar, (
+            slope(lambda s: expectation(mu, s), logvar)), against
 
     slips = {
         "A factor 1/2 is missing: sigma = exp(logvar / 2). What you "
         "have is the derivative with respect to log sigma.":
             lambda mu, s, eps, df: pathwise(mu, np.exp(s / 2), eps, df, np.exp(s / 2) * eps),
-        "sigma = exp(logvar / 2); exp(logvar) is the variance.":
+        "sigma = exp(logvar / 2), because exp(logvar) is the variance.":
             lambda mu, s, eps, df: pathwise(mu, np.exp(s), eps, df, np.exp(s) * eps),
-        "sigma = exp(logvar / 2); exp(logvar) is the variance. "
+        "sigma = exp(logvar / 2), because exp(logvar) is the variance. "
         "(The factor 1/2 in dlogvar comes from there.)":
             lambda mu, s, eps, df: pathwise(mu, np.exp(s), eps, df, np.exp(s) * eps / 2),
-        "eps is dropped: z = mu + sigma eps, so dz/dsigma = eps.":
+        "eps is missing: z = mu + sigma eps, so dz/dsigma = eps.":
             lambda mu, s, eps, df: pathwise(mu, np.exp(s / 2), eps, df, np.exp(s / 2) / 2),
-        "sigma is dropped: d sigma / d logvar = sigma / 2.":
+        "sigma is missing: d sigma / d logvar = sigma / 2.":
             lambda mu, s, eps, df: pathwise(mu, np.exp(s / 2), eps, df, eps / 2),
-        "f' has to be taken at the sample z = mu + sigma eps, not at the mean.":
+        "f' must be taken at the sample z = mu + sigma eps, not at the mean.":
             lambda mu, s, eps, df: pathwise(mu, 0, eps, df, np.exp(s / 2) * eps / 2),
     }
 
 
 class e12_kl_standard_normal(Exercise):
-    against = "E_q[log q(z) - log p(z)] with the expectation taken exactly, summed over the dimensions"
+    against = ("E_q[log q(z) - log p(z)] with the expectation taken exactly, "
+               "summed over the dimensions")
 
     def returns(mean, logvar):
         return {"kl": (len(mean),)}
@@ -218,14 +272,16 @@ class e12_kl_standard_normal(Exercise):
 
     def check(f, mean, logvar):
         z = mean[..., None] + np.exp(logvar / 2)[..., None] * NODES
-        log_q, log_p = -0.5 * logvar[..., None] - 0.5 * NODES ** 2, -0.5 * z ** 2  # both without -log(2 pi)/2
+        log_q = -0.5 * logvar[..., None] - 0.5 * NODES ** 2     # without -log(2 pi)/2, ...
+        log_p = -0.5 * z ** 2                                   # ... which cancels
         yield "kl", f(mean, logvar), ((log_q - log_p) @ WEIGHTS).sum(1)
 
     slips = {
-        "The factor 1/2 is missing: it comes with the exponent of "
-        "the Gaussian and with log sigma = logvar / 2.":
+        "The factor 1/2 is missing: it comes from the exponent of "
+        "the Gaussian and from log sigma = logvar / 2.":
             lambda m, s: (m ** 2 + np.exp(s) - 1 - s).sum(1),
-        "The sign of the log is wrong: a narrow q (logvar below 0) must cost more, not less.":
+        "The sign of the log is wrong: a narrow q (logvar below 0) "
+        "must have a larger KL, not a smaller one.":
             lambda m, s: 0.5 * (m ** 2 + np.exp(s) - 1 + s).sum(1),
         "You read logvar as log sigma. Here logvar = log sigma^2, so sigma^2 = exp(logvar).":
             lambda m, s: 0.5 * (m ** 2 + np.exp(2 * s) - 1 - 2 * s).sum(1),
@@ -235,29 +291,35 @@ class e12_kl_standard_normal(Exercise):
             lambda m, s: 0.5 * ((1 + m ** 2) * np.exp(-s) - 1 + s).sum(1),
         "A KL is never negative: the sign is wrong.":
             lambda m, s: -0.5 * (m ** 2 + np.exp(s) - 1 - s).sum(1),
-        "The KL of q = N(0, 1) to itself must be 0: a constant is lost, one -1 for each dimension.":
+        "The KL of q = N(0, 1) to itself must be 0: a constant is missing, "
+        "one -1 for each dimension.":
             lambda m, s: 0.5 * (m ** 2 + np.exp(s) - s).sum(1),
-        "One number for each sample: sum over the dimensions (axis 1), not over the rows.":
+        "Return one number for each sample: sum over the dimensions (axis 1), not over the rows.":
             lambda m, s: 0.5 * (m ** 2 + np.exp(s) - 1 - s).sum(),
     }
 
 
 def gaussian_log_density(x, mean, cov):
     r = x - mean
-    return -0.5 * (len(x) * np.log(2 * np.pi) + np.linalg.slogdet(cov)[1] + r @ np.linalg.solve(cov, r))
+    log_det = np.linalg.slogdet(cov)[1]
+    return -0.5 * (len(x) * np.log(2 * np.pi) + log_det + r @ np.linalg.solve(cov, r))
 
 
 def gaussian_kl(m0, S0, m1, S1):
-    ratio, r = np.linalg.solve(S1, S0), m1 - m0
-    return 0.5 * (np.trace(ratio) - len(r) - np.linalg.slogdet(ratio)[1] + r @ np.linalg.solve(S1, r))
+    ratio = np.linalg.solve(S1, S0)
+    r = m1 - m0
+    log_det = np.linalg.slogdet(ratio)[1]
+    return 0.5 * (np.trace(ratio) - len(r) - log_det + r @ np.linalg.solve(S1, r))
 
 
 def elbo_with(x, W, b, s2, m, S, spread=1, kl_sign=-1, constant=1, noise=1, entropy=1):
     """The bound term by term; the keywords switch terms off."""
-    r, d, k = x - W @ m - b, len(x), len(m)
-    likelihood = -0.5 * (constant * d * np.log(2 * np.pi) + noise * d * np.log(s2) + (
-        r @ r + spread * np.trace(W @ S @ W.T)) / s2)
-    return likelihood + kl_sign * 0.5 * (np.trace(S) + m @ m - k - entropy * np.linalg.slogdet(S)[1])
+    r = x - W @ m - b
+    d = len(x)
+    square = r @ r + spread * np.trace(W @ S @ W.T)
+    normalizer = constant * d * np.log(2 * np.pi) + noise * d * np.log(s2)
+    kl = 0.5 * (np.trace(S) + m @ m - len(m) - entropy * np.linalg.slogdet(S)[1])
+    return -0.5 * (normalizer + square / s2) + kl_sign * kl
 
 
 def posterior(x, W, b, s2):
@@ -274,7 +336,7 @@ class e13_elbo(Exercise):
 
     def draw(rng):
         for d, k in [(3, 2), (2, 2)]:
-            x, W, b, m, A = (rng.normal(size=size) for size in [d, (d, k), d, k, (k, k)])
+            x, W, b, m, A = [rng.normal(size=size) for size in (d, (d, k), d, k, (k, k))]
             s2 = 0.5 + rng.random()
             yield x, W, b, s2, m, A @ A.T + 0.2 * np.eye(k)
             yield x, W, b, s2, *posterior(x, W, b, s2)  # here the bound is an equality
@@ -289,10 +351,10 @@ class e13_elbo(Exercise):
             lambda *a: elbo_with(*a, spread=0),
         "The KL is added. The ELBO is the expected log-likelihood MINUS KL(q || p(z)).":
             lambda *a: elbo_with(*a, kl_sign=1),
-        "The constant D/2 log(2 pi) of the likelihood is dropped: "
-        "the gradients do not care, the identity does.":
+        "The constant D/2 log(2 pi) of the likelihood is missing: "
+        "it does not change the gradients, but it changes the value.":
             lambda *a: elbo_with(*a, constant=0),
-        "The term D/2 log(s2) of the likelihood is dropped: without it s2 grows for ever.":
+        "The term D/2 log(s2) of the likelihood is missing: without it s2 grows without limit.":
             lambda *a: elbo_with(*a, noise=0),
         "The KL lacks -log det S / 2: without it q collapses to a point.":
             lambda *a: elbo_with(*a, entropy=0),

@@ -1,15 +1,16 @@
-"""The machinery behind `pytest demos/exercises`: call an answer safely, compare its numbers, find the hint.
+"""Grade an answer: call it safely, compare its numbers, choose the hint.
 
-Nothing in here knows a formula. The chapter files (_checks_backprop.py, ...) hold one class per exercise:
+This file contains no formula. The chapter files (_checks_backprop.py, ...) hold one class for each
+exercise:
 
     class e04_softmax_vjp(Exercise):
-        against = "numerical derivative of ..."        in words: what the numbers are compared with
-        def returns(z, g): return {"dz": z.shape}      names and shapes of the outputs, in order
-        def draw(rng): yield z, g                      inputs: fresh random ones, then fixed stress rows
-        def check(f, z, g): yield "dz", f(z, g), ...   (name, yours, expected); expected comes by another road
-        slips = {"hint": lambda z, g: ...}             usual wrong answers, and the hint that each deserves
+        against = "numerical derivative of ..."     what the numbers are compared with, in words
+        def returns(z, g): return {"dz": z.shape}   names and shapes of the outputs, in order
+        def draw(rng): yield z, g                   inputs: random ones, then fixed hard cases
+        def check(f, z, g): yield "dz", f(z, g), expected   (expected is computed in another way)
+        slips = {"hint": lambda z, g: ...}          common wrong answers, each with its own hint
 
-The classes are records: they are never instantiated, and their functions take no self.
+These classes are records: they are never instantiated, and their functions have no self.
 """
 import ast
 import functools
@@ -20,13 +21,14 @@ import warnings
 
 import numpy as np
 
-EXERCISES = {}  # name -> class; the chapter files are written in the order for teaching
-ROUNDS = 3      # fresh draws in one run
+EXERCISES = {}  # name -> class, in teaching order: the order of the chapter files
+ROUNDS = 3      # how often inputs are drawn in one run
 
 
 class Exercise:
     """One derivation; see the top of this file."""
-    tolerance = 1e-11  # of the largest entry; right answers err by 1e-14, finite differences by 1e-10
+    # Relative to the largest entry: right answers err by 1e-14, finite differences by 1e-10
+    tolerance = 1e-11
 
     def __init_subclass__(cls):
         EXERCISES[cls.__name__] = cls
@@ -37,19 +39,29 @@ class Exercise:
 
 
 class Mistake(Exception):
-    """What is wrong with an answer: lines to print and a hint. Without a hint of its own it gets that of the
-    slip which the answer equals, or else the fallback. `output` is the index of the wrong one, if known."""
+    """What is wrong with an answer: lines to print, and a hint.
+
+    hint      the hint to print, whatever the numbers are
+    fallback  the hint to print where `hint` is None and the answer equals none of the slips
+    output    the index of the wrong output, if it is known
+    """
 
     def __init__(self, *lines, hint=None, fallback=None, output=None):
         super().__init__(*lines)
-        self.lines, self.hint, self.fallback, self.output = lines, hint, fallback, output
+        self.lines = lines
+        self.hint = hint
+        self.fallback = fallback
+        self.output = output
 
 
-@np.errstate(all="ignore")  # an overflow is judged by the number it leads to
+@np.errstate(all="ignore")  # an overflow is judged by the number that it leads to
 def grade(exercise, function, seed):
-    """None when the answer is right, else the message for the student. NotImplementedError passes through."""
+    """None when the answer is right, else the message for the student.
+
+    NotImplementedError passes through.
+    """
     answer = Answer(exercise, function)
-    rng = np.random.default_rng([*str(seed).encode(), int(exercise.number)])  # any word can be a seed
+    rng = np.random.default_rng([*str(seed).encode(), int(exercise.number)])  # a word is a seed too
     try:
         for _ in range(ROUNDS):
             for case in exercise.draw(rng):
@@ -58,9 +70,9 @@ def grade(exercise, function, seed):
     except NotImplementedError:
         raise
     except Mistake as mistake:
-        hint = mistake.hint or slip_hint(exercise, function, mistake.output) or mistake.fallback
-        return report(exercise, seed, *mistake.lines, hint=hint)
-    except Exception as error:  # numbers so odd that the check itself stumbles: a sentence, not a traceback
+        slip = mistake.hint or slip_hint(exercise, function, mistake.output)
+        return report(exercise, seed, *mistake.lines, hint=slip or mistake.fallback)
+    except Exception as error:  # the check itself cannot handle such numbers: no traceback
         what = f"the check cannot work with your numbers ({type(error).__name__}: {error})"
         hint = slip_hint(exercise, function, None) or BY_HAND
         return report(exercise, seed, what, f"inputs: {answer.described()}", hint=hint)
@@ -68,65 +80,84 @@ def grade(exercise, function, seed):
 
 def report(exercise, seed, *lines, hint):
     """The whole message. Its first line is the one that pytest repeats in its short summary."""
-    hint = textwrap.fill(f"hint: {hint}", 100, initial_indent="  ", subsequent_indent="        ")
-    return "\n".join([f"{exercise.__name__}.{exercise.function}  (EXERCISE_SEED={seed} reproduces this)",
-                      *(f"  {line}" for line in lines), hint])
+    title = f"{exercise.__name__}.{exercise.function}  (EXERCISE_SEED={seed} reproduces this)"
+    hint = textwrap.fill(f"hint: {hint}", 100, initial_indent="  ", subsequent_indent="        ",
+                         break_on_hyphens=False)
+    return "\n".join([title, *(f"  {line}" for line in lines), hint])
 
 
-# ---------------------------------------------------------------------------------------- reading an answer
+# Reading an answer --------------------------------------------------------------------------------
 
 def load(path):
-    """The function in an answer file such as e04_softmax_vjp.py, after a look at what the file imports."""
-    name = path.stem.split("_", 1)[1]
-    try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except SyntaxError as error:
-        raise Mistake(f"Python cannot read {path.name}, line {error.lineno}: {error.msg}",
-                      *(f"  {line.strip()}" for line in [error.text or ""] if line.strip()),
-                      hint="Mend this line first; nothing was run.") from None
-    except ValueError as error:
-        raise Mistake(f"Python cannot read {path.name}: {error}", hint="Save it as plain text.") from None
-    foreign = sorted({module for node in ast.walk(tree) for module in _imported(node)} - {"numpy"})
+    """The function in an answer file such as e04_softmax_vjp.py, if the file imports only numpy."""
+    tree = _parse(path)
+    modules = {module for node in ast.walk(tree) for module in _imported(node)}
+    foreign = sorted(modules - {"numpy"})
     if foreign:
         raise Mistake(f"{path.name} imports {', '.join(foreign)}",
-                      hint="An answer may import numpy and nothing else: the derivation is yours to write.")
+                      hint="An answer may import only numpy: the derivation is yours to write.")
     namespace = {"__name__": path.stem, "__file__": str(path)}
     try:
         exec(compile(tree, str(path), "exec"), namespace)
     except Exception as error:
-        raise Mistake(*_raised(f"{path.name} raised", error, str(path)),
-                      hint="This happened before your function was called; mend this line first.") from None
+        hint = "This happened before your function was called: fix this line first."
+        raise Mistake(*_raised(f"{path.name} raised", error, str(path)), hint=hint) from None
+    name = path.stem.split("_", 1)[1]
     if not callable(namespace.get(name)):
-        raise Mistake(f"{path.name} has no function {name}", hint=f"Keep the stub's name: def {name}(...):")
+        raise Mistake(f"{path.name} has no function {name}",
+                      hint=f"Keep the name from the stub: def {name}(...):")
     return namespace[name]
+
+
+def _parse(path):
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        lines = [f"Python cannot read {path.name}, line {error.lineno}: {error.msg}"]
+        source = (error.text or "").strip()
+        if source:
+            lines.append(f"  {source}")
+        raise Mistake(*lines, hint="Fix this line first: nothing was run.") from None
+    except ValueError as error:
+        raise Mistake(f"Python cannot read {path.name}: {error}",
+                      hint="Save the file as plain text.") from None
 
 
 def _imported(node):
     if isinstance(node, ast.Import):
         return [alias.name.split(".")[0] for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        return ["a neighbouring file"] if node.level else [node.module.split(".")[0]]
+        return ["a neighboring file"] if node.level else [node.module.split(".")[0]]
     return []
 
 
 def _raised(what, error, filename):
-    """What an exception says, and the last line of the student's own file on its way."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename]
-    return [f"{what} {type(error).__name__}: {' '.join(str(error).split())}",
-            *(f"  in line {frame.lineno}: {frame.line}" for frame in own[-1:])]
+    """The text of an exception, and the last line of the student's file that it came through."""
+    lines = [f"{what} {type(error).__name__}: {' '.join(str(error).split())}"]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == filename]
+    if own:
+        lines.append(f"  in line {own[-1].lineno}: {own[-1].line}")
+    return lines
 
 
-# ---------------------------------------------------------------------------------------- calling an answer
+# Calling an answer --------------------------------------------------------------------------------
 
 class Answer:
-    """A student's function behind a guard: what comes out has the right number of outputs, the right shapes,
-    and is finite float64. Everything else is a Mistake that says so in a sentence."""
+    """A student's function behind a guard.
+
+    Its results have the right number of outputs and the right shapes, and they are finite float64.
+    Everything else raises a Mistake that explains it in a sentence.
+    """
 
     def __init__(self, exercise, function):
-        self.exercise, self.function, self.inputs = exercise, function, ()
+        self.exercise = exercise
+        self.function = function
+        self.inputs = ()
 
     def __call__(self, *args):
-        self.inputs, given = args, _copies(args)
+        self.inputs = args
+        given = _copies(args)
         self.require_signature()
         try:
             result = _call(self.function, given)
@@ -134,9 +165,9 @@ class Answer:
             raise
         except Exception as error:
             code = getattr(self.function, "__code__", None)
-            raise Mistake(*_raised("your function raised", error, code and code.co_filename),
-                          f"inputs: {self.described()}",
-                          fallback=SHAPES if isinstance(error, (ValueError, IndexError)) else MEND) from None
+            lines = _raised("your function raised", error, code and code.co_filename)
+            fallback = SHAPES if isinstance(error, (ValueError, IndexError)) else FIX
+            raise Mistake(*lines, f"inputs: {self.described()}", fallback=fallback) from None
         self.require_untouched(given)
         shapes = self.exercise.returns(*args)
         outputs = _outputs(result, list(shapes))
@@ -148,25 +179,25 @@ class Answer:
 
     def described(self):
         """The inputs of the last call in a few words: shapes of arrays, values of numbers."""
-        return ", ".join(name if callable(value) else
-                         f"{name} {value.shape}" if np.ndim(value) else f"{name} = {value:.6g}"
-                         for name, value in zip(self.exercise.arguments, self.inputs))
+        return ", ".join(map(_described, self.exercise.arguments, self.inputs))
 
     def require_signature(self):
         try:
             inspect.signature(self.function).bind(*self.inputs)
         except TypeError:
+            hint = "Keep the def line of the stub: same arguments, same order."
             raise Mistake(f"your function cannot be called as {self.exercise.signature}",
-                          hint="Keep the def line of the stub: same arguments, same order.") from None
-        except ValueError:  # a built-in, which has no signature to look at
+                          hint=hint) from None
+        except ValueError:  # a built-in function, whose signature Python cannot read
             pass
 
     def require_untouched(self, given):
         for name, before, after in zip(self.exercise.arguments, self.inputs, given):
             if isinstance(before, np.ndarray) and not np.array_equal(before, after):
                 raise Mistake(f"your function changed its input {name}",
-                              hint=f"Lines like {name}[...] = ... and {name} += ... overwrite the caller's "
-                                   f"array. Start from {name}.copy(), or write {name} = {name} + ...")
+                              hint=f"Lines like {name}[...] = ... and {name} += ... overwrite the "
+                                   f"caller's array. Start from {name}.copy(), or write "
+                                   f"{name} = {name} + ...")
 
     def require_shape(self, index, name, output, shape):
         if output.shape == shape:
@@ -174,22 +205,32 @@ class Answer:
         if output.ndim == 2 and output.T.shape == shape:
             hint = f"{name} comes out transposed."
         elif output.ndim > len(shape):
-            hint = f"{name} has too many axes: sum over those that it should not have."
+            hint = f"{name} has too many axes: sum over the extra ones."
         elif output.ndim < len(shape):
-            hint = f"An axis of {name} is lost: too much was summed, or a sum lacks keepdims=True."
+            hint = (f"An axis of {name} is lost: you summed over too many axes, or a sum lacks "
+                    "keepdims=True.")
         else:
-            hint = f"Write the shape under every factor and see where {name} leaves the way to {shape}."
-        raise Mistake(f"{name} has shape {output.shape}, expected {shape or '(), a single number'}",
+            hint = (f"Write the shape under every factor of {name} and find the first one that "
+                    f"cannot lead to {shape}.")
+        expected = shape or "(), a single number"
+        raise Mistake(f"{name} has shape {output.shape}, expected {expected}",
                       f"inputs: {self.described()}", output=index, fallback=hint)
 
     def require_numbers(self, index, name, output):
         if output.dtype.kind == "f" and output.dtype.itemsize < 8:
             raise Mistake(f"{name} is {output.dtype}",
-                          hint="Seven digits are too few for these checks: remove the cast, keep float64.")
-        if not np.isfinite(output).all():
-            where = tuple(map(int, np.argwhere(~np.isfinite(output))[0]))
+                          hint="These checks need the 16 digits of float64: remove the cast.")
+        finite = np.isfinite(output)
+        if not finite.all():
+            where = tuple(map(int, np.argwhere(~finite)[0]))
             raise Mistake(f"{_entry(name, where)} is {output[where]}, expected a finite number",
                           f"inputs: {self.described()}", output=index, fallback=NOT_FINITE)
+
+
+def _described(name, value):
+    if callable(value):
+        return name
+    return f"{name} {value.shape}" if np.ndim(value) else f"{name} = {value:.6g}"
 
 
 def _call(function, args):
@@ -210,7 +251,8 @@ def _outputs(result, names):
     several = len(names) > 1 and isinstance(result, (tuple, list))
     outputs = list(result) if several else [result]
     if len(outputs) != len(names):
-        raise Mistake(f"number of outputs: yours {len(outputs)}, expected {len(names)}", hint=advice)
+        raise Mistake(f"number of outputs: yours {len(outputs)}, expected {len(names)}",
+                      hint=advice)
     try:
         arrays = [np.asarray(output) for output in outputs]
     except ValueError:  # a ragged list
@@ -222,11 +264,15 @@ def _outputs(result, names):
     return arrays
 
 
-# ---------------------------------------------------------------------------------------- comparing numbers
+# Comparing numbers --------------------------------------------------------------------------------
 
 def compare(answer, name, yours, expected, against=None):
-    """Equal up to rounding? The error is measured against the largest expected entry."""
-    yours, expected = np.asarray(yours, float), np.asarray(expected, float)
+    """Raise a Mistake unless both are equal up to rounding.
+
+    The error is measured against the largest expected entry.
+    """
+    yours = np.asarray(yours, float)
+    expected = np.asarray(expected, float)
     scale = np.abs(expected).max(initial=0) + 0.01
     error = np.nan_to_num(np.abs(yours - expected), nan=np.inf) / scale
     if error.max() <= answer.exercise.tolerance:
@@ -235,71 +281,91 @@ def compare(answer, name, yours, expected, against=None):
     digits = "+.6g" if error.max() > 1e-4 else "+.15g"
     names = list(answer.exercise.returns(*answer.inputs))
     concerned = [i for i, output in enumerate(names) if name.endswith(output) or len(names) == 1]
-    raise Mistake(f"checked against: {against or answer.exercise.against}", f"inputs: {answer.described()}",
+    raise Mistake(f"checked against: {against or answer.exercise.against}",
+                  f"inputs: {answer.described()}",
                   f"worst entry {_entry(name, where)}: "
                   f"yours {yours[where]:{digits}}   expected {expected[where]:{digits}}",
                   output=concerned[0] if concerned else None,
-                  hint=NEARLY if error.max() < 1e-7 else None, fallback=number_hint(yours, expected, scale))
+                  hint=NEARLY if error.max() < 1e-7 else None,
+                  fallback=number_hint(yours, expected, scale))
 
 
 def _entry(name, where):
     return f"{name}[{', '.join(map(str, where))}]" if where else name
 
 
-# ---------------------------------------------------------------------------------------- hints
+# Hints --------------------------------------------------------------------------------------------
 
-MEND = "Mend this line, then run again."
-BY_HAND = "Take the smallest case that is not trivial (one row, two columns), do it by hand and compare."
-SHAPES = ("Write the shape under every factor of that line: the inner sizes of @ must agree, the axes of * "
-          "and + must be equal or 1.")
-NOT_FINITE = ("Look for exp of a large number, log of 0 or a division by 0, and rewrite the expression so "
-              "that it cannot happen.")
-NEARLY = ("Nearly right. An error of this size comes from a finite difference, from a small constant that "
-          "does not belong (or one that is missing), or from rounding: write the exact expression.")
+FIX = "Fix this line, then run again."
+BY_HAND = "Take the smallest nontrivial case (one row, two columns), do it by hand and compare."
+SHAPES = ("Write the shape under every factor of that line: the inner sizes of @ must agree, and "
+          "the axes of * and + must be equal or 1.")
+NOT_FINITE = ("Look for exp of a large number, log of 0 or a division by 0, and rewrite the "
+              "expression so that it cannot happen.")
+NEARLY = ("Nearly right. An error of this size comes from rounding, a finite difference, or a "
+          "small constant that is missing or superfluous: write the exact expression.")
 
 
 def slip_hint(exercise, function, output):
-    """The hint of the slip that gives the same numbers as the answer, if there is one.
+    """The hint of the slip that gives the same numbers as the answer, or None.
 
-    Where the wrong output is known only that one must agree: the others may be right, or wrong otherwise."""
+    Where the wrong output is known, only that one must agree: the others may be right, or wrong in
+    another way.
+    """
     cases, slips = probes(exercise)
-    yours, best, hint = [outcome(function, case) for case in cases], 0, None
+    yours = [outcome(function, case) for case in cases]
+    most = 0
+    hint = None
     for text, theirs in slips.items():
         agree = agreement(yours, theirs)
         decisive = agree if output is None else agree[output:output + 1]
-        if decisive and all(decisive) and sum(agree) > best:
-            best, hint = sum(agree), text
+        if decisive and all(decisive) and sum(agree) > most:
+            most = sum(agree)
+            hint = text
     return hint
 
 
 @functools.cache
 def probes(exercise):
-    """Inputs on which answers are compared with slips, always the same, and what the slips make of them."""
+    """Inputs on which answers are compared with slips, always the same, and the slips' outcomes."""
     rng = np.random.default_rng(0)
     cases = [case for _ in range(ROUNDS) for case in exercise.draw(rng)]
-    return cases, {hint: [outcome(slip, case) for case in cases] for hint, slip in exercise.slips.items()}
+    slips = {}
+    for hint, slip in exercise.slips.items():
+        slips[hint] = [outcome(slip, case) for case in cases]
+    return cases, slips
 
 
 def outcome(function, case):
-    """The outputs as arrays; or the kind of exception, for slips may raise just as answers do."""
+    """The outputs as arrays, or the kind of exception, because slips may raise as answers do."""
     try:
         result = _call(function, _copies(case))
-        return [np.asarray(r, float) for r in (result if isinstance(result, (tuple, list)) else [result])]
+        outputs = result if isinstance(result, (tuple, list)) else [result]
+        return [np.asarray(output, float) for output in outputs]
     except Exception as error:
         return type(error)
 
 
 def agreement(yours, theirs, rtol=1e-8):
-    """For every output: do two functions agree on all cases? Empty if they cannot be compared."""
-    pairs = [(a, b) for a, b in zip(yours, theirs) if not (isinstance(a, type) and a is b)]
-    if not pairs or any(isinstance(a, type) or isinstance(b, type) or len(a) != len(b) for a, b in pairs):
-        return []
-    return [all(a.shape == b.shape and np.allclose(a, b, rtol, 1e-10, equal_nan=True) for a, b in outputs)
-            for outputs in zip(*(zip(a, b) for a, b in pairs))]
+    """For each output: do two functions agree on all cases? Empty if they cannot be compared."""
+    pairs = []
+    for a, b in zip(yours, theirs):
+        failed = isinstance(a, type) or isinstance(b, type)
+        if failed and a is b:  # both raised the same kind of exception
+            continue
+        if failed or len(a) != len(b):
+            return []
+        pairs.append((a, b))
+    count = min((len(a) for a, _ in pairs), default=0)
+    return [all(_close(a[i], b[i], rtol) for a, b in pairs) for i in range(count)]
+
+
+def _close(a, b, rtol):
+    return a.shape == b.shape and np.allclose(a, b, rtol, 1e-10, equal_nan=True)
 
 
 def number_hint(yours, expected, scale):
-    """What the numbers themselves say, when the answer is none of the known slips."""
+    """The hint that the numbers themselves give, when the answer is none of the slips."""
     def close(a, b, tolerance=1e-6):
         return np.abs(a - b).max() <= tolerance * scale
 
@@ -310,16 +376,19 @@ def number_hint(yours, expected, scale):
     if not expected.any():
         return BY_HAND
     if not yours.any():
-        return "Your answer is 0 everywhere, the right one is not: something is left out, or it underflows."
+        return ("Your answer is 0 everywhere, but the right one is not: a term is missing, or "
+                "something underflows.")
     if close(yours, -expected):
         return "The sign is wrong everywhere, and nothing else is."
     if yours.shape == yours.T.shape and close(yours.T, expected):
         return "That is the transpose of the right answer."
     if np.ptp(expected) > 0:
-        ratio, offset = (yours * expected).sum() / (expected ** 2).sum(), (yours - expected).mean()
+        ratio = (yours * expected).sum() / (expected ** 2).sum()
+        offset = (yours - expected).mean()
         if close(yours, ratio * expected) and 1e-3 < abs(ratio) < 1e3:
-            return (f"Every entry is {ratio:.6g} times the right one: a factor is missing or superfluous. "
-                    "Compare it with the sizes of the inputs.")
+            return (f"Every entry is {ratio:.6g} times the right one: a factor is missing or "
+                    "superfluous. Compare it with the sizes of the inputs.")
         if close(yours, expected + offset):
-            return f"Every entry is off by the same {offset:+.6g}: a constant term is missing or superfluous."
+            return (f"Every entry is off by the same {offset:+.6g}: a constant term is missing or "
+                    "superfluous.")
     return BY_HAND

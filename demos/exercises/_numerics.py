@@ -1,21 +1,21 @@
 """Numerical derivatives for the checks: exact to rounding, and never a formula from an answer."""
 import numpy as np
 
-STEP = 1e-30j  # f(x + ih) = f(x) + ih f'(x) + ...: Im f / h is the derivative, and nothing cancels
+STEP = 1e-30j  # f(x + ih) = f(x) + ih f'(x) + ...: Im f / h is the derivative, without cancellation
 
 
 def slope(f, x):
-    """Derivative of a function that works entry by entry."""
+    """The derivative of a function that works entry by entry."""
     return f(x + STEP).imag / STEP.imag
 
 
 def gradient(f, x):
-    """Derivatives of f, a number, with respect to every entry of x."""
+    """The derivatives of f, a number, with respect to every entry of x."""
     return jacobian(f, x).reshape(np.shape(x))
 
 
 def jacobian(f, x):
-    """J[..., i] = df[...] / dx_i, the entries of x counted through."""
+    """J[..., i] = df[...] / dx_i, where i counts the entries of x."""
     def column(i):
         z = np.array(x, complex)
         z[i] += STEP
@@ -24,14 +24,15 @@ def jacobian(f, x):
 
 
 def taylor(f, width, order=8):
-    """Taylor coefficients of f at 0, from real values only: the polynomial through equally spaced points."""
+    """The Taylor coefficients of f at 0, from the polynomial through equally spaced real points."""
     nodes = np.linspace(-1, 1, order + 1)
     values = np.array([f(width * node) for node in nodes])
-    coefficients = np.linalg.solve(np.vander(nodes, increasing=True), values.reshape(len(nodes), -1))
+    powers = np.vander(nodes, increasing=True)
+    coefficients = np.linalg.solve(powers, values.reshape(len(nodes), -1))
     return (coefficients / width ** np.arange(order + 1.)[:, None]).reshape(values.shape)
 
 
-# Stable building blocks that are made for complex steps too (np.logaddexp and np.maximum are not).
+# Stable building blocks that accept complex steps (np.logaddexp and np.maximum do not).
 
 def logsumexp(z, axis=-1):
     top = z.real.max(axis, keepdims=True)

@@ -8,7 +8,8 @@ Given G = dL/dY, derive dL/dX and dL/dW.
     G       (N, K)    the upstream gradient
     return  dX (N, D),  dW (D, K)
 
-Start from Y_nk = sum_d X_nd W_dk and ask which entries of Y one X_nd moves. The shapes leave little choice.
+Start from Y_nk = sum_d X_nd W_dk and ask which entries of Y depend on one X_nd.
+The shapes leave little choice.
 
 Used in tinygen/ops.py: matmul
 Paper first: 5 minutes

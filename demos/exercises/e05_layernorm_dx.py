@@ -1,4 +1,4 @@
-"""e05. Backward pass of layer normalisation.
+"""e05. Backward pass of layer normalization.
 
 Forward, for each row x of D features:
     mu = mean of x,   var = mean of (x - mu)^2  (biased, 1/D),   xhat = (x - mu) / sqrt(var + 1e-5),
@@ -9,9 +9,9 @@ Given g = dL/dy, derive dL/dx.
     gamma   (D,)
     return  dx (N, D)
 
-Every x_j of a row moves mu and var of that row, and so every y_i of it: three paths in all.
+Every x_j of a row changes mu and var of that row, and so every y_i of it: three paths in all.
 
-Used in tinygen/functional.py: layer_norm
+Used in tinygen/functional.py: layer_norm (through the vjp of standardize)
 Paper first: 20 minutes
 """
 import numpy as np

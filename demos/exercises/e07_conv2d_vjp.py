@@ -1,8 +1,9 @@
 """e07. Backward pass of a convolution.
 
-Forward, a cross-correlation with stride 2 and one row or column of zeros around x:
-    y[n, o, r, c] = sum over ch, i, j of  w[o, ch, i, j] * xpad[n, ch, 2 r + i, 2 c + j],
-where xpad is x with the border of zeros, and the kernel has 2 rows (i) and 3 columns (j).
+Forward, a cross-correlation with stride 2 and padding 1:
+    y[n, o, r, c] = sum over ch, i, j of  w[o, ch, i, j] * xpad[n, ch, 2 r + i, 2 c + j].
+xpad is x padded with one row or column of zeros on every side; i counts the 2 rows of the kernel,
+and j its 3 columns.
 Given g = dL/dy, derive dL/dx and dL/dw.
 
     x       (N, C, H, W)
@@ -10,10 +11,10 @@ Given g = dL/dy, derive dL/dx and dL/dw.
     g       (N, O, R, S)    R = H // 2 + 1,  S = (W - 1) // 2 + 1
     return  dx (N, C, H, W),  dw (O, C, 2, 3)
 
-Loop over i and j only: for fixed i, j the entries of xpad that are read form the strided window
+Loop over i and j only. For fixed i, j the entries of xpad that are read form the strided window
 xpad[:, :, i : i + 2 R : 2, j : j + 2 S : 2], and the rest is a product of matrices (np.einsum).
 
-Used in tinygen/conv.py: convolve
+Used in tinygen/conv.py: conv_transpose for dx, conv_weight for dw: the vjps of convolve
 Paper first: 25 minutes
 """
 import numpy as np

@@ -10,9 +10,9 @@ Derive  ELBO = E_q[log p(x | z)] - KL(q || p(z))  in closed form, with all its c
     S       (K, K)  a full covariance matrix
     return  elbo, one number
 
-E_q |x - W z - b|^2 has two parts: think of z = m + (z - m). np.linalg.slogdet gives log det S.
+E_q |x - W z - b|^2 has two parts: write z = m + (z - m). np.linalg.slogdet gives log det S.
 
-Used in demos/linear_vae.py: the bound, without sampling
+Used in demos/linear_vae.py: exact_means, the terms of the bound without sampling
 Paper first: 20 minutes
 """
 import numpy as np

@@ -1,6 +1,7 @@
 """e17. The gradient of a gradient penalty.
 
-Critic:  f(x) = sum over h of  v_h tanh(W_h . x + b_h).   Penalty:  R = mean over n of (|df/dx_n| - 1)^2.
+Critic:   f(x) = sum over h of  v_h tanh(W_h . x + b_h).
+Penalty:  R = mean over n of (|df/dx_n| - 1)^2.
 Derive dR/dW, dR/db and dR/dv.
 
     x       (N, D)    rows are samples
@@ -8,10 +9,10 @@ Derive dR/dW, dR/db and dR/dv.
     b, v    (H,)
     return  dW (H, D),  db (H,),  dv (H,)
 
-First df/dx_n, an expression with tanh' in it. Then R is an ordinary function of W, b and v: go backwards
-through it, and through tanh' as well.
+First write df/dx_n, an expression that contains tanh'. Then R is an ordinary function of W, b and
+v: go backward through it, and through tanh' as well.
 
-Used in demos/gan.py: the gradient penalty
+Used in demos/gan.py: gradient_penalty
 Paper first: 25 minutes
 """
 import numpy as np

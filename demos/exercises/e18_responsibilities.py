@@ -9,9 +9,9 @@ Derive r[n, k] = p(component k | x_n).
     var     (K,)      variances, sigma_k^2
     return  R (N, K)
 
-Bayes. Then write it in logarithms, so that far points do not end in 0/0.
+Use Bayes' rule. Then write it in logarithms, so that far points do not end in 0/0.
 
-Used in demos/gmm.py: the E-step
+Used in demos/gmm.py: responsibilities, the E step
 Paper first: 10 minutes
 """
 import numpy as np

@@ -1,4 +1,4 @@
-"""e19. Diffusion: from x_0 to x_t in one go.
+"""e19. Diffusion: from x_0 to x_t in one step.
 
 One noising step:  x_s = sqrt(1 - beta_s) x_{s-1} + sqrt(beta_s) eps_s,   eps_s ~ N(0, I).
 Derive mean and standard deviation of  q(x_t | x_0).
@@ -8,9 +8,10 @@ Derive mean and standard deviation of  q(x_t | x_0).
     t       0 .. T-1
     return  mean (N, D),  std, one number
 
-Notation in all diffusion exercises: alpha = 1 - beta, abar_t = alpha_0 alpha_1 ... alpha_t, abar_{-1} = 1.
+Notation in all diffusion exercises:
+    alpha = 1 - beta,   alpha_bar_t = alpha_0 alpha_1 ... alpha_t,   alpha_bar_{-1} = 1.
 
-Used in demos/ddpm.py: the forward process
+Used in demos/forward_process.py: q_sample
 Paper first: 10 minutes
 """
 import numpy as np

@@ -1,6 +1,7 @@
 """e22. Diffusion: the reverse mean from a predicted eps.
 
-Replace x_0 in the posterior mean of e20 by what x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps implies for it,
+Take the posterior mean of e20, replace x_0 by the value that follows from
+    x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps,
 and simplify.
 
     x_t, eps    (N, D)
@@ -8,9 +9,10 @@ and simplify.
     t           0 .. T-1
     return      mu (N, D)
 
-alpha = 1 - beta, abar_t = alpha_0 ... alpha_t. The result is a line of the sampling algorithm (Alg. 2).
+Notation:  alpha = 1 - beta,   alpha_bar_t = alpha_0 ... alpha_t.
+The result is a line of the sampling algorithm (Alg. 2).
 
-Used in demos/ddpm.py: the sampling step
+Used in demos/ddpm.py: ddpm_step
 Paper first: 15 minutes
 """
 import numpy as np

@@ -1,8 +1,8 @@
 """e27. Heun's method.
 
-dx/dt = f(x, t). Euler follows the slope at the start. Heun first predicts the end point with Euler, then goes
-again with the average of the slopes at the start and at the predicted end. Show on paper that the error of
-one step is of order h^3, and write one step.
+dx/dt = f(x, t). Euler's method follows the slope at the start. Heun's method predicts the end point
+with Euler's method, then starts again with the average of the slopes at both ends.
+Show on paper that the error of one step is of order h^3, and write one step.
 
     f         a function; call f(x, t)
     x         (D,)

@@ -5,7 +5,7 @@ x_t = (1-t) x_0 + t x_1,  x_0 ~ N(0, I),  0 < t < 1.
     velocity  = E[x_1 - x_0 | x_t = x]
 Derive each from the other. The data distribution does not appear.
 
-    x, score, velocity    (N,)    score and velocity are two separate questions, they do not belong together
+    x, score, velocity    (N,)    score and velocity belong to two separate questions
     t                     number
     return                velocity_from_score (N,),  score_from_velocity (N,)
 

@@ -1,7 +1,7 @@
 """e29. Flow matching: the density along a trajectory.
 
-Points move with dx/dt = u(x) = tanh(A x + b). Derive how fast the logarithm of their density changes along
-the way:   d/dt log p_t(x_t).
+Points move with dx/dt = u(x) = tanh(A x + b). Derive how fast the logarithm of their density
+changes along the way:   d/dt log p_t(x_t).
 
     x         (N, D)    rows are samples, each on its own trajectory
     A         (D, D)

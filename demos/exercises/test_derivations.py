@@ -1,7 +1,7 @@
-"""The runner: one test for each derivation, in the order for teaching. Skipped means not started.
+"""The runner: one test for each derivation, in teaching order. Skipped means not started.
 
     pytest demos/exercises                          all of them
-    pytest demos/exercises -k e04                   one of them; or a chapter, as in -k gan
+    pytest demos/exercises -k e04                   one of them; or a chapter, such as -k gan
     EXERCISE_SEED=3 pytest demos/exercises          the same inputs again; any word can be a seed
     EXERCISES=solutions pytest demos/exercises      the answers in another folder
 """
@@ -13,12 +13,13 @@ import pytest
 from _checks import ANSWERS, EXERCISES, HERE
 from _grading import Mistake, grade, load, report
 
-SEED = os.environ.get("EXERCISE_SEED") or secrets.randbelow(10_000)  # fresh inputs in every run
+SEED = os.environ.get("EXERCISE_SEED") or secrets.randbelow(10_000)  # new inputs in every run
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_derivation(name, record_property):
-    path, exercise = ANSWERS / f"{name}.py", EXERCISES[name]
+    path = ANSWERS / f"{name}.py"
+    exercise = EXERCISES[name]
     if not path.exists():
         pytest.skip("not started")
     try:
@@ -33,8 +34,9 @@ def test_derivation(name, record_property):
 
 
 def where_to_look(name):
-    """After a pass: where the result is used, and what to compare with, if the solutions are here."""
-    stub, solution = HERE / f"{name}.py", HERE / "solutions" / f"{name}.py"
+    """After a pass: where the result is used, and the solution to compare with, if it is here."""
+    stub = HERE / f"{name}.py"
+    solution = HERE / "solutions" / f"{name}.py"
     lines = stub.read_text("utf-8", "replace").splitlines() if stub.exists() else []
     yield from ("u" + line[1:] for line in lines if line.startswith("Used in "))
     if solution.exists() and ANSWERS == HERE:

@@ -1,22 +1,25 @@
 """The vjp row: give tinygen three new operations, and watch a network learn with your derivatives.
 
-An operation of tinygen is a row of a table: a formula, and above it one function for each input that turns the upstream
-gradient g = dL/dy into dL/dx. It is called as vjp(g, y, x), with the output y and the input x at hand, and written with
-tinygen's own operations (tg.exp, tg.sum, tg.mean, ..., not np.exp), so that it can be differentiated again:
+An operation of tinygen is a row of a table: a formula, and above it one function for each input.
+That function turns the upstream gradient g = dL/dy into dL/dx. It is called as vjp(g, y, x), where
+y is the output and x the input. It is written with tinygen's own operations (tg.exp, tg.sum,
+tg.mean, ..., not np.exp), so that it can be differentiated again:
 
     @tg.primitive(lambda g, y, x: g * y, elementwise=True)
     def exp(x):
         "y = e^x;   dx = g y"
         return xp.exp(x)
 
-Below stand three rows whose derivative is missing. Derive it on paper, write it in place of the three dots, and type
+The three rows below lack their derivative. Derive it on paper, write it instead of the three dots,
+and type
 
     python demos/exercises/vjp_row.py
 
-Each row is compared with central differences; if yours is wrong, the mistake is named. Then a small flow-matching model
-is trained with the rows that are right, and, for comparison, with your derivatives turned around in sign.
+Each row is compared with central differences; if yours is wrong, the mistake is named. Then a small
+flow-matching model is trained with the rows that are right. For comparison, it is also trained with
+the negatives of your derivatives.
 
-Paper first: 5 + 5 + 15 minutes. A row of your own? Write it below and add it to ROWS.
+Paper first: 5 + 5 + 15 minutes. To check a row of your own, write it below and add it to ROWS.
 """
 import sys
 
@@ -24,12 +27,12 @@ import numpy as np
 
 import tinygen as tg
 from tinygen import functional as F, nn
-from tinygen.lab import data
 from tinygen.backend import xp  # NumPy, or CuPy
 from tinygen.derive.samples import as_function, samples
+from tinygen.lab import data
 
 
-# Row 1, element by element. tg.abs(x) is |x|; can you say it with y alone?
+# Row 1, element by element. tg.abs(x) is |x|; can you write it with y alone?
 
 @tg.primitive(lambda g, y, x: ...,
               elementwise=True)
@@ -38,16 +41,18 @@ def softsign(x):
     return x / (1 + xp.abs(x))
 
 
-# Row 2, along the last axis: every x_j moves the mean, and so every y_i. tg.mean(g, axis=-1, keepdims=True) is a mean.
+# Row 2, along the last axis: every x_j changes the mean, and so every y_i.
+# tg.mean(g, axis=-1, keepdims=True) is a mean.
 
 @tg.primitive(lambda g, y, x: ...,
               samples=lambda r: [(r(3, 4),), (r(2, 3, 5),)])
-def centre(x):
+def center(x):
     """y = x - mean(x);   dx = ?"""
     return x - x.mean(axis=-1, keepdims=True)
 
 
-# Row 3, along the last axis again, with r = sqrt(mean(x^2) + 1e-5). It helps to name r: see rms() below.
+# Row 3, along the last axis as well, with r = sqrt(mean(x^2) + 1e-5).
+# It helps to name r: see rms() below.
 
 @tg.primitive(lambda g, y, x: ...,
               samples=lambda r: [(r(3, 4),), (r(2, 3, 5),)])
@@ -60,16 +65,17 @@ def rms(x):
     return tg.sqrt(tg.mean(x * x, axis=-1, keepdims=True) + 1e-5)
 
 
-ROWS = [softsign, centre, rms_norm]
+ROWS = [softsign, center, rms_norm]
 
 
-# What happens when you run this file ----------------------------------------------------------------------------------
+# What happens when you run this file --------------------------------------------------------------
 
 def verdict(op):
-    """ "right", "not started", or what is wrong."""
+    """What to print about a row: right, not started, or what is wrong with it."""
     rng = np.random.default_rng(0)
-    cases = [as_function(op, *sample) for sample in samples(op, lambda *shape: rng.standard_normal(shape))]
-    if not started(op, cases[0][1][0]):
+    cases = [as_function(op, *sample) for sample in samples(op, lambda *n: rng.standard_normal(n))]
+    _, inputs = cases[0]
+    if not started(op, inputs[0]):
         return "not started"
     try:
         for order in (1, 2):
@@ -85,26 +91,32 @@ def verdict(op):
 def started(op, x):
     try:
         return op.vjps[0](x, x, x) is not ...
-    except Exception:  # it does something, if nothing right
+    except Exception:  # something is written there, although it is wrong
         return True
 
 
-def turned_around(op):
-    """The same row with the sign of its derivative changed."""
-    return tg.primitive(lambda g, y, x: -op.vjps[0](g, y, x), elementwise=op.elementwise)(op.forward)
+def negative(op):
+    """The same row with the negative of its derivative."""
+    vjp = lambda g, y, x: -op.vjps[0](g, y, x)
+    return tg.primitive(vjp, elementwise=op.elementwise)(op.forward)
 
 
-def train(activation, normalise, steps, show):
-    """Flow matching in the plane: the velocity from noise (t = 0) to two moons (t = 1). Returns the losses."""
+def train(activation, normalization, steps, show):
+    """Flow matching in the plane, from noise (t = 0) to two moons (t = 1).
+
+    Yields (step, the mean loss of the last `show` steps), every `show` steps.
+    """
     tg.manual_seed(0)
-    x = data.toy("moons", 2000, standardize=True)
-    u = nn.Sequential(nn.Linear(3, 64), activation, nn.Linear(64, 64), normalise, activation, nn.Linear(64, 2))
+    x = data.toy("moons", 2000, standardize=True)               # (N, 2)
+    u = nn.Sequential(nn.Linear(3, 64), activation, nn.Linear(64, 64), normalization, activation,
+                      nn.Linear(64, 2))
     optimizer = tg.optim.Adam(u.parameters(), lr=3e-3)
     losses = []
     for step in range(1, steps + 1):
-        x1 = x[tg.randint(0, len(x), (256,))]                 # (B, 2)
-        x0, t = tg.randn(256, 2), tg.rand(256, 1)                   # (B, 2), (B, 1)
-        xt = (1 - t) * x0 + t * x1
+        x1 = x[tg.randint(0, len(x), (256,))]                   # (B, 2)
+        x0 = tg.randn(256, 2)                                   # (B, 2)
+        t = tg.rand(256, 1)                                     # (B, 1)
+        xt = (1 - t) * x0 + t * x1                              # (B, 2)
         loss = F.mse_loss(u(tg.cat([xt, t], axis=1)), x1 - x0)
         optimizer.zero_grad()
         loss.backward()
@@ -114,24 +126,37 @@ def train(activation, normalise, steps, show):
             yield step, sum(losses[-show:]) / show
 
 
+def network(right, change):
+    """An activation and a normalization from the rows that are right, each changed by `change`."""
+    normalization = [change(right[name]) for name in ("center", "rms_norm") if name in right]
+    activation = change(right["softsign"]) if "softsign" in right else tg.tanh
+    return activation, nn.Sequential(*normalization)
+
+
+def compare(right, steps):
+    """Train with the rows that are right, with their negatives, and with tinygen's own SiLU."""
+    show = steps // 8
+    runs = [train(*network(right, lambda op: op), steps, show),
+            train(*network(right, negative), steps, show),
+            train(F.silu, nn.Sequential(), steps, show)]
+    print(f"Flow matching with {', '.join(right)}: the mean loss of {show} steps. "
+          "It cannot reach 0, because the lines cross.\n")
+    print("    step   your derivative   its negative   tinygen's own SiLU")
+    for (step, yours), (_, opposite), (_, silu) in zip(*runs):
+        print(f"{step:8}{yours:18.4f}{opposite:15.4f}{silu:21.4f}")
+    print()
+
+
 def main(steps=2000):
     verdicts = {op.__name__: verdict(op) for op in ROWS}
     for name, text in verdicts.items():
         print(f"{name:10}{text}\n")
     right = {op.__name__: op for op in ROWS if verdicts[op.__name__] == "right"}
     if right:
-        def network(change):
-            normalise = [change(right[name]) for name in ("centre", "rms_norm") if name in right]
-            activation = change(softsign) if "softsign" in right else tg.tanh
-            return activation, tg.nn.Sequential(*normalise), steps, steps // 8
-        print(f"Flow matching with {', '.join(right)}: mean loss of {steps // 8} steps. It cannot reach 0: lines cross.\n")
-        print("    step   your derivative   its negative   tinygen's own SiLU")
-        for (step, yours), (_, negative), (_, silu) in zip(train(*network(lambda op: op)), train(*network(turned_around)),
-                                                           train(tg.functional.silu, tg.nn.Sequential(), steps, steps // 8)):
-            print(f"{step:8}{yours:18.4f}{negative:15.4f}{silu:21.4f}")
-        print()
+        compare(right, steps)
     waiting = [name for name, text in verdicts.items() if text != "right"]
-    print(f"{len(right)} of {len(ROWS)} rows are right." + (f" Next: {waiting[0]}." if waiting else ""))
+    next_row = f" Next: {waiting[0]}." if waiting else ""
+    print(f"{len(right)} of {len(ROWS)} rows are right.{next_row}")
     return any(text not in ("right", "not started") for text in verdicts.values())
 
 

@@ -1,4 +1,4 @@
-"""The derivation exercises, checked: right answers pass, wrong answers fail and get their own hint."""
+"""The derivation exercises: right answers pass, wrong answers fail and get their own hint."""
 import ast
 import functools
 import inspect
@@ -13,7 +13,8 @@ import time
 import numpy as np
 import pytest
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / "demos" / "exercises"
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+FOLDER = ROOT / "demos" / "exercises"
 sys.path.append(str(FOLDER))
 
 from _checks import EXERCISES  # noqa: E402
@@ -23,7 +24,7 @@ SOLUTIONS = FOLDER / "solutions"
 SEEDS = range(20)
 
 each = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
-with_solutions = pytest.mark.skipif(not SOLUTIONS.is_dir(), reason="the solutions have been taken out")
+with_solutions = pytest.mark.skipif(not SOLUTIONS.is_dir(), reason="the solutions are not here")
 
 
 def stub(exercise):
@@ -38,7 +39,7 @@ def flat(text):
     return " ".join(text.split())
 
 
-# ---------------------------------------------------------------------------------------- right answers
+# Right answers ------------------------------------------------------------------------------------
 
 @with_solutions
 @each
@@ -51,7 +52,8 @@ def test_a_solution_passes_on_every_seed(exercise):
 def test_the_solutions_are_all_there_and_have_a_derivation():
     assert sorted(path.stem for path in SOLUTIONS.glob("*.py")) == sorted(EXERCISES)
     for path in SOLUTIONS.glob("*.py"):
-        assert 2 <= len(ast.get_docstring(ast.parse(path.read_text())).splitlines()) <= 6, path.name
+        text = ast.get_docstring(ast.parse(path.read_text()))
+        assert 2 <= len(text.splitlines()) <= 6, path.name
 
 
 @with_solutions
@@ -63,10 +65,11 @@ def test_all_checks_together_are_quick():
     assert time.process_time() - start < 2  # 0.1 s when it was written
 
 
-# ---------------------------------------------------------------------------------------- stubs
+# Stubs --------------------------------------------------------------------------------------------
 
-def test_there_are_32_exercises_in_the_order_for_teaching():
-    order = "01 02 03 08 09 04 05 06 07 10 18 32 11 12 13 14 15 16 17 19 20 22 21 31 23 24 25 26 28 27 29 30"
+def test_there_are_32_exercises_in_teaching_order():
+    order = ("01 02 03 08 09 04 05 06 07 10 18 32 11 12 13 14 15 16 17 "
+             "19 20 22 21 31 23 24 25 26 28 27 29 30")
     assert [exercise.number for exercise in EXERCISES.values()] == order.split()
     assert sorted(path.stem for path in FOLDER.glob("e[0-9]*.py")) == sorted(EXERCISES)
 
@@ -78,7 +81,7 @@ def test_a_stub_is_not_started(exercise):
 
 
 @each
-def test_a_stub_says_what_a_student_needs(exercise):
+def test_a_stub_contains_what_a_student_needs(exercise):
     text = ast.get_docstring(ast.parse(stub(exercise).read_text()))
     assert text.startswith(f"e{exercise.number}. ")
     assert "\n    return" in text
@@ -88,25 +91,42 @@ def test_a_stub_says_what_a_student_needs(exercise):
 
 
 @each
+def test_the_place_where_an_answer_is_used_exists(exercise):
+    text = stub(exercise).read_text()
+    file, name = re.search(r"^Used in (\S+): (\w+)", text, re.MULTILINE).groups()
+    definition = rf"^( *def {name}\(|{name} = )"
+    assert re.search(definition, (ROOT / file).read_text(), re.MULTILINE), (file, name)
+
+
+@each
 def test_stub_solution_and_check_agree_on_the_arguments(exercise):
     assert list(inspect.signature(load(stub(exercise))).parameters) == exercise.arguments
     if SOLUTIONS.is_dir():
         assert list(inspect.signature(solution(exercise)).parameters) == exercise.arguments
 
 
+def imported(path):
+    """The top-level modules that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
+
+
 def test_the_folder_needs_numpy_and_pytest_only():
-    own = {path.stem for path in FOLDER.glob("*.py")} | {"numpy", "pytest"} | set(sys.stdlib_module_names)
+    own = {path.stem for path in FOLDER.glob("*.py")}
+    own |= {"numpy", "pytest"} | set(sys.stdlib_module_names)
     for path in FOLDER.rglob("*.py"):
-        if path.stem == "vjp_row":  # about a row of tinygen's own table, and none of the 32
+        if path.stem == "vjp_row":  # a row of tinygen's own table, and none of the 32
             continue
-        modules = {alias.name for node in ast.walk(ast.parse(path.read_text()))
-                   if isinstance(node, (ast.Import, ast.ImportFrom))
-                   for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module)])}
         allowed = {"numpy"} if path.stem in EXERCISES else own
-        assert {module.split(".")[0] for module in modules} <= allowed, path
+        assert imported(path) <= allowed, path
 
 
-# ---------------------------------------------------------------------------------------- wrong answers
+# Wrong answers ------------------------------------------------------------------------------------
 
 @each
 def test_every_wrong_answer_fails_and_gets_its_own_hint(exercise):
@@ -156,7 +176,7 @@ def test_a_slip_in_one_output_is_named_whatever_the_others_are():
     assert "does not depend on G" in message
 
 
-# ---------------------------------------------------------------------------------------- clumsy answers
+# Clumsy answers -----------------------------------------------------------------------------------
 
 def right(z, g):
     p = np.exp(z - z.max(1, keepdims=True))
@@ -177,28 +197,51 @@ def central_difference(z, g):
     return np.array([(loss(z + step) - loss(z - step)) / 2e-5 for step in steps]).reshape(z.shape)
 
 
-@pytest.mark.parametrize("answer, what, hint", [
-    (lambda z, g: None, "your function returned None", "End the function with: return dz"),
-    (lambda z, g: right(z, g).astype(np.float32), "dz is float32", "remove the cast"),
-    (lambda z, g: right(z, g).T, "dz has shape (3, 4), expected (4, 3)", "dz comes out transposed"),
-    (lambda z, g: right(z, g)[None], "dz has shape (1, 4, 3), expected (4, 3)", "too many axes"),
-    (lambda z, g: right(z, g).sum(1), "dz has shape (4,), expected (4, 3)", "An axis of dz is lost"),
-    (lambda z, g: (right(z, g), g), "dz has shape (2, 4, 3)", "too many axes"),
-    (lambda z, g: right(z, g) * np.nan, "dz[0, 0] is nan, expected a finite number", "division by 0"),
-    (lambda z, g: right(z, g) + 0j, "dz is not an array of real numbers", "Return dz as one NumPy array"),
-    (lambda z, g: [[1, 2], [3]], "dz is not an array of real numbers", "Return dz as one NumPy array"),
-    (lambda z, g: "p (g - m)", "dz is not an array of real numbers", "Return dz as one NumPy array"),
-    (lambda z: z, "your function cannot be called as softmax_vjp(z, g)", "Keep the def line of the stub"),
-    (lambda z, g: z @ g, "your function raised ValueError", "inner sizes of @"),
-    (lambda z, g: z + 1 / 0, "your function raised ZeroDivisionError: division by zero", "Mend this line"),
-    (changes_its_input, "your function changed its input z", "overwrite the caller's array"),
-    (central_difference, "checked against", "finite difference"),
-    (lambda z, g: -right(z, g), "worst entry dz[", "The sign is wrong everywhere"),
-    (lambda z, g: 3 * right(z, g), "worst entry dz[", "Every entry is 3 times the right one"),
-    (lambda z, g: 1 + right(z, g), "worst entry dz[", "Every entry is off by the same +1"),
-    (lambda z, g: 0 * z, "worst entry dz[", "Your answer is 0 everywhere"),
-    (lambda z, g: z ** 3, "worst entry dz[", "do it by hand"),
-], ids=str)
+NOT_REAL = "dz is not an array of real numbers"
+ONE_ARRAY = "Return dz as one NumPy array"
+CLUMSY = {  # name: (answer, what the message contains, what the hint contains)
+    "none": (lambda z, g: None,
+             "your function returned None", "End the function with: return dz"),
+    "float32": (lambda z, g: right(z, g).astype(np.float32),
+                "dz is float32", "remove the cast"),
+    "transposed": (lambda z, g: right(z, g).T,
+                   "dz has shape (3, 4), expected (4, 3)", "dz comes out transposed"),
+    "extra axis": (lambda z, g: right(z, g)[None],
+                   "dz has shape (1, 4, 3), expected (4, 3)", "too many axes"),
+    "lost axis": (lambda z, g: right(z, g).sum(1),
+                  "dz has shape (4,), expected (4, 3)", "An axis of dz is lost"),
+    "two outputs": (lambda z, g: (right(z, g), g),
+                    "dz has shape (2, 4, 3)", "too many axes"),
+    "nan": (lambda z, g: right(z, g) * np.nan,
+            "dz[0, 0] is nan, expected a finite number", "division by 0"),
+    "complex": (lambda z, g: right(z, g) + 0j, NOT_REAL, ONE_ARRAY),
+    "ragged": (lambda z, g: [[1, 2], [3]], NOT_REAL, ONE_ARRAY),
+    "text": (lambda z, g: "p (g - m)", NOT_REAL, ONE_ARRAY),
+    "arguments": (lambda z: z,
+                  "your function cannot be called as softmax_vjp(z, g)",
+                  "Keep the def line of the stub"),
+    "ValueError": (lambda z, g: z @ g,
+                   "your function raised ValueError", "inner sizes of @"),
+    "ZeroDivisionError": (lambda z, g: z + 1 / 0,
+                          "your function raised ZeroDivisionError: division by zero",
+                          "Fix this line"),
+    "changes its input": (changes_its_input,
+                          "your function changed its input z", "overwrite the caller's array"),
+    "finite difference": (central_difference, "checked against", "finite difference"),
+    "sign": (lambda z, g: -right(z, g),
+             "worst entry dz[", "The sign is wrong everywhere"),
+    "factor": (lambda z, g: 3 * right(z, g),
+               "worst entry dz[", "Every entry is 3 times the right one"),
+    "constant": (lambda z, g: 1 + right(z, g),
+                 "worst entry dz[", "Every entry is off by the same +1"),
+    "zeros": (lambda z, g: 0 * z,
+              "worst entry dz[", "Your answer is 0 everywhere"),
+    "something else": (lambda z, g: z ** 3,
+                       "worst entry dz[", "do it by hand"),
+}
+
+
+@pytest.mark.parametrize("answer, what, hint", CLUMSY.values(), ids=CLUMSY)
 def test_a_clumsy_answer_gets_a_sentence(answer, what, hint):
     message = grade(EXERCISES["e04_softmax_vjp"], answer, 7)
     assert message.startswith("e04_softmax_vjp.softmax_vjp  (EXERCISE_SEED=7 reproduces this)\n")
@@ -207,8 +250,11 @@ def test_a_clumsy_answer_gets_a_sentence(answer, what, hint):
 
 def test_other_ways_to_write_a_right_answer_pass():
     exercise = EXERCISES["e04_softmax_vjp"]
-    for answer in (right, lambda z, g: right(z, g).tolist(), lambda z, g: np.asfortranarray(right(z, g)),
-                   lambda z, g: right(z, g).astype(np.longdouble), functools.partial(right)):
+    answers = [right, functools.partial(right),
+               lambda z, g: right(z, g).tolist(),
+               lambda z, g: np.asfortranarray(right(z, g)),
+               lambda z, g: right(z, g).astype(np.longdouble)]
+    for answer in answers:
         assert grade(exercise, answer, 0) is None
 
 
@@ -226,14 +272,18 @@ def test_numbers_that_break_a_check_do_not_show_its_traceback(monkeypatch):
     assert "the check cannot work with your numbers (LinAlgError: Singular matrix)" in message
 
 
-@pytest.mark.parametrize("source, what", [
-    ("import tinygen\n", "e04_softmax_vjp.py imports tinygen"),
-    ("def f():\n    from solutions import e04_softmax_vjp\n", "imports solutions"),
-    ("from . import _checks\n", "imports a neighbouring file"),
-    ("def softmax_vjp(z, g):\n    return (\n", "Python cannot read e04_softmax_vjp.py, line 2"),
-    ("x = 1\ny = undefined\n", "in line 2: y = undefined"),
-    ("def softmax(z, g):\n    return z\n", "has no function softmax_vjp"),
-])
+UNUSABLE = {  # name: (the file, what the message contains)
+    "tinygen": ("import tinygen\n", "e04_softmax_vjp.py imports tinygen"),
+    "solutions": ("def f():\n    from solutions import e04_softmax_vjp\n", "imports solutions"),
+    "neighbor": ("from . import _checks\n", "imports a neighboring file"),
+    "syntax": ("def softmax_vjp(z, g):\n    return (\n",
+               "Python cannot read e04_softmax_vjp.py, line 2"),
+    "exception": ("x = 1\ny = undefined\n", "in line 2: y = undefined"),
+    "other name": ("def softmax(z, g):\n    return z\n", "has no function softmax_vjp"),
+}
+
+
+@pytest.mark.parametrize("source, what", UNUSABLE.values(), ids=UNUSABLE)
 def test_a_file_that_cannot_be_used_gets_a_sentence(tmp_path, source, what):
     path = tmp_path / "e04_softmax_vjp.py"
     path.write_text(source)
@@ -250,7 +300,7 @@ def test_inputs_are_described_in_a_few_words():
     assert outcome(lambda x: 1 / 0, [0]) is ZeroDivisionError
 
 
-# ---------------------------------------------------------------------------------------- the real runner
+# The real runner ----------------------------------------------------------------------------------
 
 DIAGONAL_ONLY = """import numpy as np
 def softmax_vjp(z, g):
@@ -263,16 +313,19 @@ def softmax_vjp(z, g):
 @pytest.fixture
 def copy(tmp_path):
     """A student's copy of the folder, without the solutions, far from tinygen."""
-    shutil.copytree(FOLDER, tmp_path / "exercises", ignore=shutil.ignore_patterns("solutions", "__pycache__"))
+    without = shutil.ignore_patterns("solutions", "__pycache__")
+    shutil.copytree(FOLDER, tmp_path / "exercises", ignore=without)
     return tmp_path / "exercises"
 
 
 def run(*arguments, cwd, **variables):
     """`pytest` as a student starts it: exit code and output."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("EXERCISE", "PYTEST"))}
-    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
-    result = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=cwd,
-                            env=environment | variables, capture_output=True, text=True)
+    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1",
+                    "COLUMNS": "200"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    result = subprocess.run(command, cwd=cwd, env=environment | variables, capture_output=True,
+                            text=True)
     return result.returncode, result.stdout + result.stderr
 
 
@@ -280,7 +333,8 @@ def test_a_fresh_copy_is_all_skipped(copy):
     code, output = run("exercises", cwd=copy.parent)
     assert code == 0 and "32 skipped" in output
     assert f"derivations [{'.' * 32}] 0/32 done, 0 wrong, 32 not started" in output
-    assert "next: e01_matmul_vjp   (open exercises/e01_matmul_vjp.py)" in output.replace(os.sep, "/")
+    output = output.replace(os.sep, "/")
+    assert "next: e01_matmul_vjp   (open exercises/e01_matmul_vjp.py)" in output
 
 
 def test_a_wrong_answer_shows_its_hint_and_nothing_of_the_checker(copy):
@@ -294,10 +348,11 @@ def test_a_wrong_answer_shows_its_hint_and_nothing_of_the_checker(copy):
 
 
 @with_solutions
-def test_a_right_answer_passes_and_says_where_to_go_on(copy):
+def test_a_right_answer_passes_and_shows_where_to_continue(copy):
     shutil.copytree(SOLUTIONS, copy / "solutions")
     path = copy / "e01_matmul_vjp.py"
-    path.write_text(path.read_text().replace("raise NotImplementedError", "return G @ W.T, X.T @ G  #"))
+    answer = "return G @ W.T, X.T @ G  #"
+    path.write_text(path.read_text().replace("raise NotImplementedError", answer))
     code, output = run("-k", "e01 or e02", cwd=copy)
     assert code == 0 and "1 passed, 1 skipped, 30 deselected" in output
     assert ("done: e01_matmul_vjp   used in tinygen/ops.py: matmul; "
@@ -308,9 +363,11 @@ def test_a_right_answer_passes_and_says_where_to_go_on(copy):
 
 @with_solutions
 def test_answers_in_another_folder_are_graded(copy):
-    shutil.copytree(SOLUTIONS, copy.parent / "hand-ins" / "alice")
-    (copy.parent / "hand-ins" / "alice" / "e16_generator_grads.py").unlink()
+    alice = copy.parent / "hand-ins" / "alice"
+    shutil.copytree(SOLUTIONS, alice)
+    (alice / "e16_generator_grads.py").unlink()
     code, output = run("exercises", "-q", "-k", "gan", cwd=copy.parent, EXERCISES="hand-ins/alice")
     assert code == 0 and "derivations [###.] 3/4 done, 0 wrong, 1 not started" in output
     code, output = run("exercises", "-q", cwd=copy.parent, EXERCISES="hand-ins/bob")
-    assert code == 4 and "ERROR: EXERCISES=hand-ins/bob is not a folder with answers" in output
+    assert code == 4
+    assert "ERROR: EXERCISES needs a folder with answers, got hand-ins/bob" in output

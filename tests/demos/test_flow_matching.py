@@ -1,4 +1,4 @@
-"""Flow matching against exact solutions: finite data, Gaussians, and the errors that are easily made."""
+"""Flow matching against exact solutions (finite data, Gaussians), and the errors easily made."""
 import itertools
 import math
 
@@ -21,8 +21,12 @@ def double():
 
 
 def gaussian_velocity(mean, covariance):
-    """u* for N(0, I) -> N(mean, covariance): m + (t S - (1 - t) I) V_t^-1 (x - t m), V_t = (1 - t)^2 I + t^2 S."""
-    m, S = np.asarray(mean, dtype=float), np.asarray(covariance, dtype=float)
+    """u* for N(0, I) -> N(m, S).
+
+    m + (t S - (1 - t) I) V_t^-1 (x - t m),   V_t = (1 - t)^2 I + t^2 S
+    """
+    m = np.asarray(mean, dtype=float)
+    S = np.asarray(covariance, dtype=float)
 
     def u(x, t):
         t = float(t.numpy().flat[0])  # one time for all points
@@ -32,11 +36,15 @@ def gaussian_velocity(mean, covariance):
     return u
 
 
-# The path and its loss ------------------------------------------------------------------------------------------------
+# The path and its loss ----------------------------------------------------------------------------
 
 def test_the_path_starts_at_noise_and_ends_at_data_with_its_own_derivative_as_target():
-    """A reversed path x_t = t x_0 + (1 - t) x_1 with the target x_1 - x_0 (a misprint in a textbook) fails here."""
-    x0, x1 = tg.randn(4, 2), tg.randn(4, 2)
+    """A reversed path x_t = t x_0 + (1 - t) x_1 with the target x_1 - x_0 fails here.
+
+    It is a misprint in a textbook.
+    """
+    x0 = tg.randn(4, 2)
+    x1 = tg.randn(4, 2)
     seen = []
 
     def u(x, t):
@@ -61,23 +69,27 @@ def test_a_reversed_path_is_rejected(monkeypatch):
 
 
 def test_the_smallest_loss_on_gaussian_data_is_half_pi_trace_root_sigma():
-    """E |x_1 - x_0 - u*|^2 integrated over t: Var(x_1 - x_0 | x_t) = s^2 / V_t in one dimension, pi/2 s in all."""
+    """E |x_1 - x_0 - u*|^2, integrated over t.
+
+    In one dimension Var(x_1 - x_0 | x_t) = s^2 / V_t, whose integral is pi/2 s.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(200)
     t, w = (nodes + 1) / 2, weights / 2
-    z, wz = np.polynomial.hermite_e.hermegauss(3)           # exact for the squares of linear functions
+    z, wz = np.polynomial.hermite_e.hermegauss(3)   # exact for the squares of linear functions
     wz = wz / wz.sum()
     total = 0.0
     for s in (0.5, 2.0):
         u = gaussian_velocity([0.7], [[s * s]])
         for ti, wi in zip(t, w):
-            x0, x1, weight = map(np.ravel, np.broadcast_arrays(z[:, None], 0.7 + s * z, wz[:, None] * wz))
+            grids = np.broadcast_arrays(z[:, None], 0.7 + s * z, wz[:, None] * wz)  # (3, 3)
+            x0, x1, weight = map(np.ravel, grids)           # (9,)
             xt = (1 - ti) * x0 + ti * x1
             error = u(tg.Tensor(xt[:, None]), tg.full((9, 1), ti)).numpy()[:, 0] - (x1 - x0)
             total += wi * (weight @ error**2)
     assert total == pytest.approx(math.pi / 2 * (0.5 + 2.0), rel=1e-6)
 
 
-# The exact velocity ---------------------------------------------------------------------------------------------------
+# The exact velocity -------------------------------------------------------------------------------
 
 DATA = rng.standard_normal((7, 2)) * 1.5 + [0.5, -1.0]
 
@@ -91,34 +103,38 @@ def log_density(x, t):
 @pytest.mark.parametrize("t", [0.0, 0.2, 0.6, 0.9])
 def test_exact_velocity_obeys_the_continuity_equation(t):
     """d ln p/dt + div u + u . grad ln p = 0: what it means to move the density p_t."""
-    for x in rng.standard_normal((5, 2)):
-        h = 1e-5
+    h = 1e-5
+    steps = np.eye(2) * h
 
-        def u(x):
-            return exact_velocity(tg.Tensor(x[None]), tg.full((1, 1), t), tg.Tensor(DATA)).numpy()[0]
-        dt = (log_density(x, t + h) - log_density(x, t - h)) / (2 * h) if t else (log_density(x, h) - log_density(x, 0)) / h
-        steps = np.eye(2) * h
+    def u(x):
+        return exact_velocity(tg.Tensor(x[None]), tg.full((1, 1), t), tg.Tensor(DATA)).numpy()[0]
+    for x in rng.standard_normal((5, 2)):
+        before = max(t - h, 0)                              # at t = 0 the difference is one-sided
+        dt = (log_density(x, t + h) - log_density(x, before)) / (t + h - before)
         divergence = sum((u(x + e)[i] - u(x - e)[i]) / (2 * h) for i, e in enumerate(steps))
-        score = np.array([(log_density(x + e, t) - log_density(x - e, t)) / (2 * h) for e in steps])
+        score = [(log_density(x + e, t) - log_density(x - e, t)) / (2 * h) for e in steps]
         terms = np.array([dt, divergence, u(x) @ score])
-        assert abs(terms.sum()) < (1e-3 if t == 0 else 1e-7) * abs(terms).sum()  # at t = 0 the difference is one-sided
-        assert np.allclose(u(x), (x + (1 - t) * score) / t) if t else np.allclose(u(x), DATA.mean(0) - x)  # score <-> velocity
+        assert abs(terms.sum()) < (1e-3 if t == 0 else 1e-7) * abs(terms).sum()
+        from_score = (x + (1 - t) * np.array(score)) / t if t else DATA.mean(0) - x
+        assert np.allclose(u(x), from_score)
 
 
 def test_one_euler_step_of_the_exact_velocity_puts_everything_on_the_mean():
     path = euler(lambda x, t: exact_velocity(x, t, tg.Tensor(DATA)), tg.randn(5, 2), 1)
-    np.testing.assert_allclose(path[-1].numpy(), np.broadcast_to(DATA.mean(0), (5, 2)), atol=1e-12)
+    expected = np.broadcast_to(DATA.mean(0), (5, 2))
+    np.testing.assert_allclose(path[-1].numpy(), expected, atol=1e-12)
 
 
-def test_exact_velocity_minimises_the_loss():
-    """By enumeration of all data points and quadrature over the noise: any change makes the loss larger."""
+def test_exact_velocity_minimizes_the_loss():
+    """Over all data points and a quadrature of the noise, any change makes the loss larger."""
     z, w = np.polynomial.hermite_e.hermegauss(12)
     w = w / w.sum()
     t = 0.5
     x0 = np.array(list(itertools.product(z, z)))
     weight = np.array([a * b for a, b in itertools.product(w, w)])
     x1 = np.repeat(DATA, len(x0), axis=0)
-    x0, weight = np.tile(x0, (len(DATA), 1)), np.tile(weight, len(DATA)) / len(DATA)
+    x0 = np.tile(x0, (len(DATA), 1))
+    weight = np.tile(weight, len(DATA)) / len(DATA)
     xt = (1 - t) * x0 + t * x1
     best = exact_velocity(tg.Tensor(xt), tg.full((len(xt), 1), t), tg.Tensor(DATA)).numpy()
     loss = weight @ ((best - (x1 - x0))**2).sum(1)
@@ -126,7 +142,7 @@ def test_exact_velocity_minimises_the_loss():
         assert weight @ ((best + change - (x1 - x0))**2).sum(1) > loss
 
 
-# Euler's method -------------------------------------------------------------------------------------------------------
+# Euler's method -----------------------------------------------------------------------------------
 
 def test_euler_on_a_gaussian_ends_where_the_recursion_says():
     """N(0, 1) -> N(0, 4): the factor of x_0 after N steps; 2 in the limit."""
@@ -141,25 +157,31 @@ def test_euler_on_a_gaussian_ends_where_the_recursion_says():
 def test_euler_goes_through_the_times_it_should():
     """Starting at t = dt, or ending with t = 1, is the classic off-by-one."""
     times = []
-    euler(lambda x, t: times.append(t.numpy()[0, 0]) or 0 * x, tg.zeros(1, 2), 4)
+
+    def u(x, t):
+        times.append(t.numpy()[0, 0])
+        return 0 * x
+    euler(u, tg.zeros(1, 2), 4)
     assert times == [0, 0.25, 0.5, 0.75]
 
 
-# Optimal transport ----------------------------------------------------------------------------------------------------
+# Optimal transport --------------------------------------------------------------------------------
 
 def test_assignment_is_the_best_of_all_permutations():
     for n in range(1, 7):
         for _ in range(10):
             for cost in (rng.standard_normal((n, n)), rng.integers(0, 3, (n, n)).astype(float)):
                 p = metrics.assignment(cost)
-                best = min(sum(cost[i, q[i]] for i in range(n)) for q in itertools.permutations(range(n)))
-                assert sorted(p) == list(range(n)) and cost[range(n), p].sum() == pytest.approx(best)
+                best = min(cost[range(n), q].sum() for q in itertools.permutations(range(n)))
+                assert sorted(p) == list(range(n))
+                assert cost[range(n), p].sum() == pytest.approx(best)
     with pytest.raises(tg.TinygenError, match=r"equally many.*\(2, 3\)"):
         metrics.assignment(np.zeros((2, 3)))
 
 
 def test_in_one_dimension_the_best_coupling_is_to_sort():
-    x0, x1 = rng.standard_normal((20, 1)), rng.standard_normal((20, 1))
+    x0 = rng.standard_normal((20, 1))
+    x1 = rng.standard_normal((20, 1))
     coupled = x0[metrics.optimal_pairs(x0, x1)]
     np.testing.assert_allclose(coupled[np.argsort(x1[:, 0]), 0], np.sort(x0[:, 0]))
 
@@ -169,7 +191,8 @@ def test_coupling_reorders_the_noise_and_not_the_inverse_way():
     x1 = np.array([[0.0, 0], [10, 0], [20, 0]])
     x0 = x1[[1, 2, 0]] + 0.1
     np.testing.assert_allclose(x0[metrics.optimal_pairs(x0, x1)], x1 + 0.1)
-    x0, x1 = tg.randn(100, 2), tg.randn(100, 2)
+    x0 = tg.randn(100, 2)
+    x1 = tg.randn(100, 2)
     y = x0[metrics.optimal_pairs(x0, x1)].numpy()
     np.testing.assert_allclose(np.sort(y, axis=0), np.sort(x0.numpy(), axis=0))
     assert ((y - x1.numpy())**2).sum() < ((x0.numpy() - x1.numpy())**2).sum()
@@ -177,18 +200,21 @@ def test_coupling_reorders_the_noise_and_not_the_inverse_way():
 
 def test_the_image_velocity_leads_to_the_end_it_predicts():
     u = ImageVelocity(3, hidden=4)
-    x, t = tg.randn(5, 3), 0.9 * tg.rand(5, 1)
+    x = tg.randn(5, 3)
+    t = 0.9 * tg.rand(5, 1)
     end = super(ImageVelocity, u).forward(x, t)
     np.testing.assert_allclose((x + (1 - t) * u(x, t)).numpy(), end.numpy())
-    x1, x0 = tg.randn(5, 3), tg.randn(5, 3)
+    x1 = tg.randn(5, 3)
+    x0 = tg.randn(5, 3)
     assert tg.gradcheck(lambda *parameters: flow_matching_loss(u, x1, x0, t), *u.parameters())
 
 
 def test_exact_and_ot_do_not_go_together(tmp_path):
-    with pytest.raises(tg.TinygenError, match="independent pairs only"):
+    with pytest.raises(tg.TinygenError, match="needs independent pairs"):
         flow_matching.main(["--exact", "--coupling", "ot", "--quick", "--out", str(tmp_path)])
 
 
 def test_exact_and_ot_run(tmp_path):
-    flow_matching.main(["--exact", "--quick", "--steps", "3", "--out", str(tmp_path)])
-    flow_matching.main(["--coupling", "ot", "--quick", "--steps", "3", "--data", "eight_gaussians", "--out", str(tmp_path)])
+    short = ["--quick", "--steps", "3", "--out", str(tmp_path)]
+    flow_matching.main(["--exact", *short])
+    flow_matching.main(["--coupling", "ot", "--data", "eight_gaussians", *short])

@@ -4,9 +4,11 @@ import math
 import numpy as np
 import pytest
 
+import flow_ode
 import tinygen as tg
 from conditional_flow_matching import NO_CLASS, ConditionalVelocity, conditional_loss, guided
-from flow_ode import SOLVERS, at_one_time, divergence, log_likelihood, score, solve, true_log_density
+from flow_ode import (SOLVERS, at_one_time, divergence, log_likelihood, score, solve,
+                      true_log_density)
 from test_flow_matching import gaussian_velocity
 from tinygen import backend
 from tinygen.lab import plots
@@ -22,7 +24,10 @@ def double():
 
 @pytest.mark.parametrize("name, order", [("euler", 1), ("heun", 2), ("rk4", 4)])
 def test_the_order_of_each_solver(name, order):
-    """One step against the Taylor series of the exact solution of x' = a(t) x: terms up to h^order agree, the next does not."""
+    """One step against the Taylor series of the exact solution of x' = a(t) x.
+
+    The terms up to h^order agree, the next does not.
+    """
     step, evaluations = SOLVERS[name]
     calls = []
 
@@ -47,7 +52,8 @@ def test_solving_forth_and_back_returns_to_the_start():
 
 def differentiable_gaussian(m, S):
     """The exact velocity N(0, I) -> N(m, S) as Tensor operations, to be differentiated."""
-    m, S = np.asarray(m), np.asarray(S)
+    m = np.asarray(m)
+    S = np.asarray(S)
 
     def f(x, t):
         V = (1 - t)**2 * np.eye(len(m)) + t**2 * S
@@ -57,7 +63,8 @@ def differentiable_gaussian(m, S):
 
 
 def test_the_gaussian_flow_ends_at_the_optimal_transport_map():
-    m, S = [0.5, -1.0], np.array([[2.0, 0.6], [0.6, 1.0]])
+    m = np.array([0.5, -1.0])
+    S = np.array([[2.0, 0.6], [0.6, 1.0]])
     x = rng.standard_normal((5, 2))
     values, vectors = np.linalg.eigh(S)
     root = vectors * values**0.5 @ vectors.T
@@ -71,24 +78,31 @@ def test_divergence_is_the_trace_of_the_jacobian():
     def f(x, t):
         return tg.tanh(x @ w) * t
     x, h = rng.standard_normal((4, 3)), 1e-6
-    expected = sum((f(tg.Tensor(x + h * e), 0.7).numpy()[:, i] - f(tg.Tensor(x - h * e), 0.7).numpy()[:, i]) / (2 * h)
-                   for i, e in enumerate(np.eye(3)))
+    expected = 0
+    for i, e in enumerate(np.eye(3)):
+        change = f(tg.Tensor(x + h * e), 0.7) - f(tg.Tensor(x - h * e), 0.7)    # (4, 3)
+        expected = expected + change.numpy()[:, i] / (2 * h)                    # (4,)
     np.testing.assert_allclose(divergence(f, tg.Tensor(x), 0.7).numpy(), expected, rtol=1e-7)
 
 
 def test_log_likelihood_of_a_gaussian_is_exact():
-    """Wrong sign of the time step, a lost or doubled divergence, the trace of the wrong matrix: all were found in tutorials."""
-    m, S = np.array([0.5, -1.0]), np.array([[2.0, 0.6], [0.6, 1.0]])
+    """Tutorials get it wrong in several ways.
+
+    The sign of the time step, a lost or doubled divergence, the trace of the wrong matrix.
+    """
+    m = np.array([0.5, -1.0])
+    S = np.array([[2.0, 0.6], [0.6, 1.0]])
     x = rng.standard_normal((6, 2)) * 2
     d = x - m
-    expected = -0.5 * (np.einsum("ni,ij,nj->n", d, np.linalg.inv(S), d) + np.log(np.linalg.det(2 * np.pi * S)))
+    distance = np.einsum("ni,ij,nj->n", d, np.linalg.inv(S), d)     # (6,)
+    expected = -0.5 * (distance + np.log(np.linalg.det(2 * np.pi * S)))
     got = log_likelihood(differentiable_gaussian(m, S), tg.Tensor(x), steps=100).numpy()
     np.testing.assert_allclose(got, expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("bug", ["sign of the divergence", "no divergence", "sum of all entries of the Jacobian"])
+@pytest.mark.parametrize("bug", ["sign of the divergence", "no divergence",
+                                 "sum of all entries of the Jacobian"])
 def test_a_wrong_likelihood_is_rejected(bug, monkeypatch):
-    import flow_ode
     right = divergence
 
     def wrong(f, x, t):
@@ -107,14 +121,16 @@ def test_a_wrong_likelihood_is_rejected(bug, monkeypatch):
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
 def test_velocity_and_score_carry_the_same_information(t):
     """For a Gaussian path the score is -V_t^-1 (x - t m), V_t = (1 - t)^2 I + t^2 S."""
-    m, S = np.array([0.5, -1.0]), np.array([[2.0, 0.6], [0.6, 1.0]])
+    m = np.array([0.5, -1.0])
+    S = np.array([[2.0, 0.6], [0.6, 1.0]])
     x = rng.standard_normal((5, 2))
     V = (1 - t)**2 * np.eye(2) + t**2 * S
-    np.testing.assert_allclose(score(differentiable_gaussian(m, S), tg.Tensor(x), t).numpy(), -(x - t * m) @ np.linalg.inv(V), atol=1e-10)
+    got = score(differentiable_gaussian(m, S), tg.Tensor(x), t).numpy()
+    np.testing.assert_allclose(got, -(x - t * m) @ np.linalg.inv(V), atol=1e-10)
 
 
 @pytest.mark.parametrize("t", [0.3, 1.0])
-def test_the_true_density_integrates_to_one_and_is_standardised(t):
+def test_the_true_density_integrates_to_one_and_is_standardized(t):
     n = 400
     points = plots.grid(((-7, 7), (-7, 7)), n)
     p = np.exp(true_log_density(tg.Tensor(points), t).numpy()) * (14 / (n - 1))**2
@@ -123,27 +139,41 @@ def test_the_true_density_integrates_to_one_and_is_standardised(t):
     np.testing.assert_allclose(p @ points**2, t**2 + (1 - t)**2, atol=1e-5)
 
 
-# Guidance -------------------------------------------------------------------------------------------------------------
+# Guidance -----------------------------------------------------------------------------------------
 
 def test_guidance_with_weight_0_and_minus_1():
     u = ConditionalVelocity(dim=3, hidden=4)
-    x, t, y = tg.randn(5, 3), tg.rand(5, 1), tg.Tensor([0, 3, 9, 9, 1])
-    np.testing.assert_allclose(guided(u, x, t, y, 0).numpy(), u(x, t, y).numpy())
-    np.testing.assert_allclose(guided(u, x, t, y, -1).numpy(), u(x, t, tg.full((5,), NO_CLASS)).numpy())
+    x = tg.randn(5, 3)
+    t = tg.rand(5, 1)
+    y = tg.Tensor([0, 3, 9, 9, 1])
+    conditional = u(x, t, y).numpy()
+    without = u(x, t, tg.full((5,), NO_CLASS)).numpy()
+    np.testing.assert_allclose(guided(u, x, t, y, 0).numpy(), conditional)
+    np.testing.assert_allclose(guided(u, x, t, y, -1).numpy(), without)
     both = guided(u, x, t, y, 2.5).numpy()
-    np.testing.assert_allclose(both, 3.5 * u(x, t, y).numpy() - 2.5 * u(x, t, tg.full((5,), NO_CLASS)).numpy())
+    np.testing.assert_allclose(both, 3.5 * conditional - 2.5 * without)
 
 
 def test_a_dropped_label_is_no_label():
     u = ConditionalVelocity(dim=3, hidden=4)
-    x1, x0, t, y = tg.randn(5, 3), tg.randn(5, 3), tg.rand(5, 1), tg.Tensor([0, 3, 9, 9, 1])
-    all_dropped = conditional_loss(u, x1, y, x0, t, drop=backend.asarray([True] * 5)).item()
-    assert all_dropped == conditional_loss(u, x1, tg.full((5,), NO_CLASS), x0, t, drop=backend.asarray([False] * 5)).item()
-    assert all_dropped != conditional_loss(u, x1, y, x0, t, drop=backend.asarray([False] * 5)).item()
+    x1 = tg.randn(5, 3)
+    x0 = tg.randn(5, 3)
+    t = tg.rand(5, 1)
+    y = tg.Tensor([0, 3, 9, 9, 1])
+    none = tg.full((5,), NO_CLASS)
+    every = backend.asarray([True] * 5)
+    no = backend.asarray([False] * 5)
+    all_dropped = conditional_loss(u, x1, y, x0, t, drop=every).item()
+    assert all_dropped == conditional_loss(u, x1, none, x0, t, drop=no).item()
+    assert all_dropped != conditional_loss(u, x1, y, x0, t, drop=no).item()
 
 
 def test_conditional_loss_in_every_parameter():
     u = ConditionalVelocity(dim=3, hidden=4)
-    x1, x0, t, y = tg.randn(5, 3), tg.randn(5, 3), 0.9 * tg.rand(5, 1), tg.Tensor([0, 3, 9, 9, 1])
+    x1 = tg.randn(5, 3)
+    x0 = tg.randn(5, 3)
+    t = 0.9 * tg.rand(5, 1)
+    y = tg.Tensor([0, 3, 9, 9, 1])
     drop = backend.asarray([False, True, False, False, True])
-    assert tg.gradcheck(lambda *parameters: conditional_loss(u, x1, y, x0, t, drop), *u.parameters())
+    loss = lambda *parameters: conditional_loss(u, x1, y, x0, t, drop)
+    assert tg.gradcheck(loss, *u.parameters())

@@ -1,4 +1,4 @@
-"""The normalizing flow against the definition of a determinant, quadrature, and the entropy of a Gaussian."""
+"""The normalizing flow against Jacobian determinants, quadrature, and the entropy of a Gaussian."""
 import json
 import math
 
@@ -24,16 +24,16 @@ def bent_flow(dim=2, layers=4, bend=1.8, kind=Flow):
     """A flow that is far from the identity, as after training."""
     flow = kind(dim, hidden=8, layers=layers)
     for p in flow.parameters():
-        p.data *= bend
+        p.data = p.data * bend
     return flow
 
 
-# Invertible, and the determinant is right -----------------------------------------------------------------------------
+# Invertible, and the determinant is right ---------------------------------------------------------
 
 def check_inverse(flow, dim):
     z = tg.randn(50, dim)
     x = flow.inverse(z)[-1]
-    assert np.abs(x.numpy() - z.numpy()).max() > 0.5                 # it does something
+    assert np.abs(x.numpy() - z.numpy()).max() > 0.5            # it does something
     np.testing.assert_allclose(flow(x)[0].numpy(), z.numpy(), atol=1e-9)
     np.testing.assert_allclose(flow.inverse(flow(z)[0])[-1].numpy(), z.numpy(), atol=1e-9)
 
@@ -73,10 +73,12 @@ def check_determinant(kind, dim=2):
     flow = bent_flow(dim, kind=kind)
     x = rng.standard_normal((20, dim))
     log_det = flow(tg.Tensor(x))[1].numpy()
-    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian(flow, x))[1], atol=1e-10)
+    by_engine = np.linalg.slogdet(jacobian(flow, x))[1]
+    np.testing.assert_allclose(log_det, by_engine, atol=1e-10)
     f = lambda x: flow(tg.Tensor(x))[0].numpy()
     columns = [(f(x + 1e-6 * e) - f(x - 1e-6 * e)) / 2e-6 for e in np.eye(dim)]
-    np.testing.assert_allclose(log_det, np.linalg.slogdet(np.stack(columns, axis=2))[1], atol=1e-6)
+    by_differences = np.linalg.slogdet(np.stack(columns, axis=2))[1]
+    np.testing.assert_allclose(log_det, by_differences, atol=1e-6)
 
 
 @pytest.mark.parametrize("dim", [2, 3, 4])
@@ -85,7 +87,7 @@ def test_log_det_is_that_of_the_jacobian(dim):
 
 
 def check_integral(kind):
-    flow = bent_flow(bend=1, kind=kind)                              # bent more, it would reach beyond any grid
+    flow = bent_flow(bend=1, kind=kind)         # bent more, it would reach beyond any grid
     assert integral(flow, half=10, n=401) == pytest.approx(1, abs=1e-5)
 
 
@@ -118,36 +120,41 @@ def test_a_wrong_log_det_is_rejected(bug, check):
 
 
 def test_the_loss_differentiates_right_in_every_parameter():
-    flow, x = bent_flow(layers=2), tg.randn(6, 2, requires_grad=True)
+    flow = bent_flow(layers=2)
+    x = tg.randn(6, 2, requires_grad=True)
     assert tg.gradcheck(lambda *_: -flow.log_prob(x).mean(), *flow.parameters(), x)
 
 
 def test_no_layer_stretches_by_more_than_it_may():
     with backend.precision("float32"):
-        layer, x = Coupling(2, 8, 0), tg.randn(100, 2) * 1e4
+        layer = Coupling(2, 8, 0)
+        x = tg.randn(100, 2) * 1e4
         y, log_det = layer(x)
     assert np.abs(log_det.numpy()).max() <= LOG_SCALE + 1e-6
     assert np.isfinite(y.numpy()).all() and y.dtype == np.float32
 
 
-# Exact optima ---------------------------------------------------------------------------------------------------------
+# Exact optima -------------------------------------------------------------------------------------
 
 class Line(nn.Module):
-    """In place of a coupling's network: a constant s and a t that is affine in x, so that the whole flow is affine."""
+    """Replaces a coupling's network: s constant and t affine in x make the whole flow affine."""
 
     def __init__(self, dim):
-        self.s, self.t = nn.Parameter(np.zeros(dim)), nn.Linear(dim, dim)
+        self.s = nn.Parameter(np.zeros(dim))
+        self.t = nn.Linear(dim, dim)
 
     def forward(self, x):
         return tg.cat([self.s.broadcast_to(x.shape), self.t(x)], axis=1)
 
 
 def test_an_affine_flow_on_gaussian_data_reaches_the_entropy():
-    """The least loss is 1/2 ln((2 pi e)^d |Sigma|), here with Sigma the very covariance of the data."""
-    Sigma, mean, n = np.array([[1.5, -0.8], [-0.8, 0.7]]), np.array([0.5, -1.0]), 100
-    x = rng.standard_normal((n, 2))
-    x -= x.mean(axis=0)
-    x = x @ np.linalg.inv(np.linalg.cholesky(x.T @ x / n)).T @ np.linalg.cholesky(Sigma).T + mean
+    """The least loss is 1/2 ln((2 pi e)^d |Sigma|), with Sigma the very covariance of the data."""
+    Sigma = np.array([[1.5, -0.8], [-0.8, 0.7]])
+    mean = np.array([0.5, -1.0])
+    x = rng.standard_normal((100, 2))
+    x = x - x.mean(axis=0)
+    whiten = np.linalg.inv(np.linalg.cholesky(x.T @ x / 100))
+    x = x @ whiten.T @ np.linalg.cholesky(Sigma).T + mean
     flow = Flow(2, layers=2)
     for layer in flow.layers:
         layer.net = Line(2)
@@ -169,16 +176,18 @@ def test_an_affine_flow_on_gaussian_data_reaches_the_entropy():
 def grid_density(log_prob, half=2.6, n=105):
     """Points of a grid and the probability of the cell around each."""
     points = plots.grid(((-half, half), (-half, half)), n)
-    return points, np.exp(metrics.in_blocks(log_prob, points)) * (2 * half / (n - 1))**2
+    density = np.exp(metrics.in_blocks(log_prob, points))
+    return points, density * (2 * half / (n - 1))**2
 
 
 def check_moons(log_prob):
-    """It is a density, standardised, and the data's: mean 0, variance 1 and the covariance of the data."""
+    """It integrates to 1, with mean 0, variance 1 and the correlation of the data."""
     points, p = grid_density(log_prob)
     assert p.sum() == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(p @ points, 0, atol=1e-6)
     _, covariance = data.moments("moons")
-    correlation = covariance / np.sqrt(np.outer(*[np.diagonal(covariance)] * 2))
+    variance = np.diagonal(covariance)
+    correlation = covariance / np.sqrt(np.outer(variance, variance))
     np.testing.assert_allclose((points.T * p) @ points, correlation, atol=1e-5)
 
 
@@ -186,28 +195,32 @@ def test_the_true_density_of_the_moons():
     check_moons(moons_log_prob)
 
 
-def test_forgetting_the_jacobian_of_the_standardisation_is_rejected():
+def test_forgetting_the_jacobian_of_the_standardization_is_rejected():
     std = np.sqrt(np.diagonal(data.moments("moons")[1]))
     with pytest.raises(AssertionError):
         check_moons(lambda x: moons_log_prob(x) - math.log(std.prod()))
 
 
 def test_the_entropy_of_the_moons_is_that_of_a_ring_less_its_ends():
-    """Far from the ends the noise is N(0, 0.05^2) across a curve of length 2 pi: ln 2 pi + 1/2 ln(2 pi e 0.05^2) - ln std.
+    """It is a little above that of a ring, ln 2 pi + 1/2 ln(2 pi e 0.05^2) - ln std.
 
-    The ends, four of them, and the bend add a little: they spread over the noise along the curve as well."""
+    Far from the ends the noise is N(0, 0.05^2) across a curve of length 2 pi. The four ends and the
+    bend add a little, because there the noise spreads along the curve as well.
+    """
     points, p = grid_density(moons_log_prob)
     entropy = -(p * metrics.in_blocks(moons_log_prob, points)).sum()
     std = np.sqrt(np.diagonal(data.moments("moons")[1]))
-    curve = math.log(2 * math.pi) + 0.5 * math.log(2 * math.pi * math.e * 0.05**2) - np.log(std).sum()
+    across = 0.5 * math.log(2 * math.pi * math.e * 0.05**2)
+    curve = math.log(2 * math.pi) + across - np.log(std).sum()
     assert curve < entropy < curve + 0.03
 
 
-# The demo -------------------------------------------------------------------------------------------------------------
+# The demo -----------------------------------------------------------------------------------------
 
 def test_exact_is_for_the_moons(tmp_path):
+    flags = ["--data", "checkerboard", "--exact", "--quick", "--out", str(tmp_path)]
     with pytest.raises(tg.TinygenError, match="moons"):
-        normalizing_flow.main(["--data", "checkerboard", "--exact", "--quick", "--out", str(tmp_path)])
+        normalizing_flow.main(flags)
 
 
 def test_it_compares_with_the_truth(tmp_path):
@@ -215,5 +228,5 @@ def test_it_compares_with_the_truth(tmp_path):
         normalizing_flow.main(["--quick", "--exact", "--out", str(tmp_path)])
     numbers = json.loads((tmp_path / "metrics.json").read_text())
     assert numbers["kl"] > 0 and numbers["kl"] == pytest.approx(numbers["nll"] - numbers["entropy"])
-    assert numbers["entropy"] == pytest.approx(1.12, abs=0.15)       # of 500 points
+    assert numbers["entropy"] == pytest.approx(1.12, abs=0.15)  # of 500 points
     assert numbers["integral"] == pytest.approx(1, abs=5e-3)

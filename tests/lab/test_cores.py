@@ -1,4 +1,4 @@
-"""Blocks of rows on several cores: nothing changes but the time, and the threads of BLAS come back."""
+"""Blocks of rows on several cores: only the time changes, and BLAS gets its threads back."""
 import threading
 
 import numpy as np
@@ -13,20 +13,29 @@ rng = np.random.default_rng(7)
 
 
 def test_blocks_change_nothing_and_record_nothing():
-    model, x = nn.Linear(4, 3), rng.normal(size=(10, 4))
+    model = nn.Linear(4, 3)
+    x = rng.normal(size=(10, 4))
     seen = []
-    watch = lambda rows: seen.append((len(rows), model(rows).requires_grad)) or model(rows)
-    assert np.allclose(in_blocks(watch, x, block=4), model(tg.Tensor(x)).numpy(), atol=1e-6)
+
+    def watched(rows):
+        y = model(rows)
+        seen.append((len(rows), y.requires_grad))
+        return y
+    expected = model(tg.Tensor(x)).numpy()
+    assert np.allclose(in_blocks(watched, x, block=4), expected, atol=1e-6)
     assert seen == [(4, False), (4, False), (2, False)]
 
 
 def test_cores_share_the_blocks_out(library):
-    """Two blocks wait for each other inside f, which only two threads can do; order and values stay, BLAS's threads come back."""
-    model, x = nn.Linear(4, 3), rng.normal(size=(10, 4))
-    assert np.allclose(in_blocks(model, x, block=3, cores=2), model(tg.Tensor(x)).numpy(), atol=1e-6)
+    """Two blocks wait for each other inside f, which needs two threads; order and values stay."""
+    model = nn.Linear(4, 3)
+    x = rng.normal(size=(10, 4))
+    expected = model(tg.Tensor(x)).numpy()
+    assert np.allclose(in_blocks(model, x, block=3, cores=2), expected, atol=1e-6)
     if backend.name() != "numpy":
         return
-    together, blas = threading.Barrier(2, timeout=20), cores._openblas()
+    together = threading.Barrier(2, timeout=20)
+    blas = cores._openblas()
     if blas:
         blas.scipy_openblas_set_num_threads64_(2)
     inside = []
@@ -36,7 +45,7 @@ def test_cores_share_the_blocks_out(library):
         inside.append(blas and blas.scipy_openblas_get_num_threads64_())
         return model(rows)
     try:
-        assert np.allclose(in_blocks(f, x, block=5, cores=2), model(tg.Tensor(x)).numpy(), atol=1e-6)
+        assert np.allclose(in_blocks(f, x, block=5, cores=2), expected, atol=1e-6)
         assert inside == [blas and 1] * 2
         with pytest.raises(ZeroDivisionError):
             in_blocks(lambda rows: 1 / 0, x, block=5, cores=2)

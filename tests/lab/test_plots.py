@@ -1,4 +1,4 @@
-"""What pictures say must be true: places, lengths, and names that can be read."""
+"""What pictures show must be true: places, lengths, and names that can be read."""
 import numpy as np
 
 from tinygen.lab import plots
@@ -6,21 +6,23 @@ from tinygen.lab import plots
 WINDOW = ((-1.0, 1.0), (0.0, 4.0))
 
 
-def test_pixels_have_the_grid_at_their_centres():
+def test_pixels_have_the_grid_at_their_centers():
     n = 5
     left, right, bottom, top = plots.pixels(WINDOW, n)
-    centres = plots.grid(WINDOW, n).reshape(n, n, 2)
-    np.testing.assert_allclose(left + (np.arange(n) + 0.5) * (right - left) / n, centres[0, :, 0])
-    np.testing.assert_allclose(bottom + (np.arange(n) + 0.5) * (top - bottom) / n, centres[:, 0, 1])
+    centers = plots.grid(WINDOW, n).reshape(n, n, 2)
+    middle = (np.arange(n) + 0.5) / n
+    np.testing.assert_allclose(left + middle * (right - left), centers[0, :, 0])
+    np.testing.assert_allclose(bottom + middle * (top - bottom), centers[:, 0, 1])
 
 
-def test_arrows_beside_exact_ones_have_their_scale():
+def test_arrows_next_to_exact_ones_have_their_scale():
     """Else a field of half the length would look perfect."""
     points = plots.grid(WINDOW, 4)
     _, (ax,) = plots.figure(1, 1)
     plots.arrows(ax, points, 0.5 * points, exact=points)
     below, above = ax.collections
-    assert above.scale is not None and below.scale == above.scale
+    assert above.scale is not None
+    assert below.scale == above.scale
     assert np.hypot(below.U, below.V).max() == 2 * np.hypot(above.U, above.V).max()
 
 
@@ -34,9 +36,10 @@ def test_arrows_of_nothing_and_along_a_line():
 def test_names_of_classes_do_not_hide_each_other():
     rng = np.random.default_rng(0)
     places = plots._apart(rng.standard_normal((10, 2)) * 0.01, 0.5)
-    distance = np.linalg.norm(places[:, None] - places, axis=2)[~np.eye(10, dtype=bool)]
-    assert distance.min() > 0.4
-    assert len(np.unique(plots._apart(np.zeros((3, 2)), 0.5).round(2), axis=0)) == 3     # even from one place
+    distance = np.linalg.norm(places[:, None] - places, axis=2)
+    assert distance[~np.eye(10, dtype=bool)].min() > 0.4
+    from_one_place = plots._apart(np.zeros((3, 2)), 0.5)
+    assert len(np.unique(from_one_place.round(2), axis=0)) == 3
     far = np.array([[0.0, 0.0], [3.0, 0.0]])
     np.testing.assert_allclose(plots._apart(far, 0.5), far, atol=1e-6)
 

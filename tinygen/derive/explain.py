@@ -78,9 +78,9 @@ def _row(node, values):
 def _summary(loss, nodes, values):
     made = sum(n.op is not None for n in nodes)
     leaves = len(nodes) - made
-    results = f"{made} result{'s' if made != 1 else ''}"
+    results = "1 result" if made == 1 else f"{made} results"
     return (f"Backward from {nodes[0].name} = {float(loss):.6g}, youngest first: {results}, "
-            f"{leaves} {'leaf' if leaves == 1 else 'leaves'}.   g = d{nodes[0].name}/d(result)"
+            f"{'1 leaf' if leaves == 1 else f'{leaves} leaves'}.   g = d{nodes[0].name}/d(result)"
             f"{'' if values else ', |g| its length'}")
 
 
@@ -92,9 +92,7 @@ def trace(loss, names=None, frame=None):
     """
     if not loss.requires_grad:
         refusals.nothing_to_differentiate()
-    nodes = [types.SimpleNamespace(tensor=t, op=t.op, g=g, line=t.line.replace(": ", "   ", 1),
-                                   size=float(np.linalg.norm(backend.to_numpy(g))))
-             for t, g in walk_back(loss, seed(loss, None))]
+    nodes = [_node(t, g) for t, g in walk_back(loss, seed(loss, None))]
     known = _known_names(names, frame)
     leaf = map("x{}".format, itertools.count())
     result = map("v{}".format, itertools.count(1))
@@ -107,6 +105,12 @@ def trace(loss, names=None, frame=None):
         node.call = f"{node.name} = {_call(node.tensor, known)}" if node.op else node.name
         node.formula = _formula(node.tensor) if node.op else ("", "")
     return nodes
+
+
+def _node(t, g):
+    line = getattr(t, "line", "").replace(": ", "   ", 1)
+    size = float(np.linalg.norm(backend.to_numpy(g)))
+    return types.SimpleNamespace(tensor=t, op=t.op, g=g, line=line, size=size)
 
 
 # Names --------------------------------------------------------------------------------------------
@@ -171,12 +175,7 @@ def _formula(t):
     """("y = a b", "da = g b"): the row's formula, and the gradients that are wanted here."""
     texts = dict(zip([n for n, vjp in enumerate(t.op.vjps) if vjp], t.op.gradients))
     wanted = [n for n, x in enumerate(t.inputs) if isinstance(x, Tensor) and x.requires_grad]
-    return formula(t.op), ",  ".join(texts.get(n, "not documented") for n in wanted)
-
-
-def formula(op):
-    """The formula of a row: "y = a b"."""
-    return op.formula or "y = ?"
+    return t.op.formula, ",  ".join(texts.get(n, "not documented") for n in wanted)
 
 
 # The page -----------------------------------------------------------------------------------------
@@ -233,7 +232,7 @@ def reference(write=print):
         status, count, failure = _checked(op)
         if failure:
             failures[name] = failure
-        rows.append([name, formula(op), ",  ".join(op.gradients), *status, str(count)])
+        rows.append([name, op.formula, ",  ".join(op.gradients), *status, str(count)])
     header, *body = _table(rows)
     write(f"The calculus table of tinygen: {len(body)} rows. 1st, 2nd: the gradient, and the "
           "gradient of the gradient,\ncompared with central differences in float64, just now.\n")

@@ -184,8 +184,7 @@ class _Check:
             return self.phi()
 
         try:
-            right, left = at(eps), at(-eps)
-            near_right, near_left = at(eps / 2), at(-eps / 2)
+            right, left, near_right, near_left = map(at, (eps, -eps, eps / 2, -eps / 2))
         finally:
             for x, start, _ in moved:
                 x.data = start

@@ -7,17 +7,20 @@ import types
 
 import numpy as np
 
+from .explain import trace
+
 ROW, LETTER, GAP = 0.75, 0.075, 0.15    # between layers, a letter of a label, between two boxes
 SWEEPS = 60
 
 
-def arrange(nodes):
-    """A layout of the nodes of explain.trace().
+def layout(loss, names=None, frame=None):
+    """Places for the results and leaves behind `loss`; the arguments are those of explain.trace().
 
     boxes   one for each node: node, text, x, y (of the middle), width
     edges   lists of points (x, y), each from a result up to an input
     rows    how many layers there are
     """
+    nodes = trace(loss, names, frame)
     layer = _layers(nodes)
     text = {n.tensor: f"{n.call}\n{n.tensor.shape}   |g| {n.size:.2g}" for n in nodes}
     width = {key: LETTER * max(map(len, t.split("\n"))) + 0.2 for key, t in text.items()}
@@ -71,8 +74,8 @@ def _places(rows, edges, width):
                 near = [at[b] for b in neighbors[key] if not last or level[b] > level[key]]
                 want[key] = float(np.mean(near or [at[key]]))
             row.sort(key=at.get if last else want.get)
-            from_left, from_right = _pack(row, want, width, 1), _pack(row, want, width, -1)
-            at.update({key: (from_left[key] + from_right[key]) / 2 for key in row})
+            packed = [_pack(row, want, width, sign) for sign in (1, -1)]
+            at.update({key: (packed[0][key] + packed[1][key]) / 2 for key in row})
     return at
 
 

@@ -83,7 +83,7 @@ class Case:
 
     def constant_along(self, E, w=1.0):
         """The axes along which E is w times a constant."""
-        E, w = np.where(self.smooth, E, 0), np.where(self.smooth, w, 0)
+        E, w = [np.where(self.smooth, a, 0) for a in (E, w)]
         found = []
         for axis, size in enumerate(E.shape):
             if size > 1:
@@ -231,7 +231,7 @@ def not_inverted(c):
         back = tuple(int(i) for i in np.argsort(axes))
         if axes == back or c.u.shape != c.x.transpose(axes).shape:
             continue
-        again, right = c.u.transpose(axes), c.u.transpose(back)
+        again, right = [c.u.transpose(order) for order in (axes, back)]
         if again.shape == c.x.shape and c.same(c.A, c.take(again)) and c.same(c.N, c.take(right)):
             return (f"The axes are permuted by {axes} again instead of back, by {back}: use "
                     "np.argsort(axes).")

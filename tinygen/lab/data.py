@@ -220,7 +220,7 @@ def toy(name, n, labels=False, standardize=False, **options):
 def moments(name, **options):
     """The exact mean (2,) and covariance (2, 2) of a toy, as float64 NumPy arrays."""
     draw, options = _toy_options(name, options)
-    mean, covariance = draw.mean(**options), draw.covariance(**options)
+    mean, covariance = [moment(**options) for moment in (draw.mean, draw.covariance)]
     return np.array(mean, dtype=float), np.array(covariance, dtype=float)
 
 
@@ -329,7 +329,7 @@ def glyphs(n, seed):
         s = slice(i, i + 256)
         y = pixel[:, None] - shift[s, 0]                                # (256, 28, 1)
         x = pixel - shift[s, 1]                                         # (256, 1, 28)
-        cos, sin = np.cos(turn[s]), np.sin(turn[s])
+        sin, cos = [f(turn[s]) for f in (np.sin, np.cos)]
         down = stretch[s, 0] * (cos * y + sin * x)                      # (256, 28, 28)
         right = stretch[s, 1] * (cos * x - sin * y) + slant[s] * y
         q = np.stack([down, right], axis=1)                             # (256, 2, 28, 28)

@@ -1,4 +1,4 @@
-"""Floor 8: a judge of digits: a small classifier, and what it measures in samples."""
+"""Floor 9: a judge of digits: a small classifier, and what it measures in samples."""
 import numpy as np
 
 from .. import backend, functional as F
@@ -38,7 +38,7 @@ def train_classifier(images, labels, steps=3000, batch=128, lr=3e-3, seed=0):
     if images.ndim < 2 or images.dtype.kind != "f":
         raise TinygenError("train_classifier needs images (N, ...) with pixels in [0, 1], not "
                            f"{images.shape} {images.dtype}: divide pixels of 0..255 by 255.")
-    images, labels = Tensor(images), Tensor(labels)  # to the device, once
+    images, labels = map(Tensor, (images, labels))  # to the device, once
     rng = np.random.default_rng(seed)
     state = backend.rng_state()
     try:

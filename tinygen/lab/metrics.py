@@ -1,4 +1,4 @@
-"""Floor 7: how good are the samples? Distances between two clouds of points.
+"""Floor 8: how good are the samples? Distances between two clouds of points.
 
 They are sorted by increasing complexity. All are computed in float64 on the host, from Tensors or
 arrays of either backend: samples x (n, d) and y (m, d), one a row, n and m need not be equal. A
@@ -266,7 +266,8 @@ def assignment(cost):
         raise TinygenError(
             f"assignment pairs equally many rows and columns, cost has shape {cost.shape}.")
     n = len(cost)
-    u, v = np.zeros(n), cost.min(axis=0)    # prices: cost[i, j] - u[i] - v[j] >= 0, and 0 on pairs
+    u = np.zeros(n)                         # prices: cost[i, j] - u[i] - v[j] >= 0, and 0 on pairs
+    v = cost.min(axis=0)
     row_of = np.full(n, -1)
     column_of = np.full(n, -1)
     for free in range(n):                   # find a column for one more row
@@ -326,7 +327,7 @@ def _bures_squared(mean1, cov1, mean2, cov2):
     # attained by the polar factor of C1^1/2 C2^1/2 (Bhatia et al. 2019). As a sum of squares it is
     # never negative and keeps all digits, where the differences of traces cancel and the roots of
     # tiny eigenvalues lose half of theirs
-    root1, root2 = _root(cov1), _root(cov2)
+    root1, root2 = map(_root, (cov1, cov2))
     left, _, right = np.linalg.svd(root1 @ root2)
     return ((mean1 - mean2)**2).sum() + ((root1 - left @ right @ root2)**2).sum()
 

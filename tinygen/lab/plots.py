@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from .. import backend
-from ..derive.explain import trace
-from ..derive.graph import ROW, arrange
+from ..derive.graph import ROW, layout
 
 DATA, MODEL, NOISE, EXACT = "#1f6fb4", "#e4572e", "#8a8f98", "#2a9d5c"  # the same in every picture
 
@@ -84,7 +83,7 @@ def arrows(ax, points, vectors, color="black", exact=None, scale=None):
     scale   the length of a vector that is drawn with length 1, for both. None: such that nine of
             ten are shorter than the distance from point to point
     """
-    points, vectors = backend.to_numpy(points), backend.to_numpy(vectors)
+    points, vectors = map(backend.to_numpy, (points, vectors))
     below = vectors if exact is None else backend.to_numpy(exact)
     if scale is None:
         longest = np.quantile(np.hypot(*below.T), 0.9)
@@ -197,16 +196,16 @@ def draw_graph(loss, names=None):
     names   how to call the Tensors, as in tg.explain. |g| is the length of the gradient that
             arrives in backward()
     """
-    layout = arrange(trace(loss, names, sys._getframe(1)))
-    boxes = layout.boxes
+    graph = layout(loss, names, sys._getframe(1))
+    boxes = graph.boxes
     low = min(b.x - b.width / 2 for b in boxes) - 0.1
     high = max(b.x + b.width / 2 for b in boxes) + 0.1
-    fig = Figure(figsize=(high - low, ROW * layout.rows + 0.1))
+    fig = Figure(figsize=(high - low, ROW * graph.rows + 0.1))
     ax = fig.add_axes((0, 0, 1, 1))
-    ax.set(xlim=(low, high), ylim=(-0.42, ROW * layout.rows - 0.32))
+    ax.set(xlim=(low, high), ylim=(-0.42, ROW * graph.rows - 0.32))
     ax.axis("off")
     width = {(b.x, b.y): b.width for b in boxes}
-    for points in layout.edges:
+    for points in graph.edges:
         ax.plot(*zip(*points), color=NOISE, linewidth=1, zorder=0, solid_joinstyle="round")
         (x0, y0), (x1, y1) = points[:2]
         rise = 0.23 / (y1 - y0)                         # where the line meets the box: its top,

@@ -1,4 +1,4 @@
-"""Floor 8: what every demo needs and no lecture talks about: flags, progress, checkpoints, numbers.
+"""Floor 9: what every demo needs and no lecture talks about: flags, progress, checkpoints, numbers.
 
     job = run.Job("flow_matching", __doc__, argv, data=("moons", "mnist"), steps=8000, batch=256,
                   lr=1e-3)
@@ -164,7 +164,8 @@ class Job:
     def _restore(self, parts):
         path = self.path("checkpoint.npz")
         state = load(path)
-        saved, now = state.get("setup", {}), self._setup()
+        now = self._setup()
+        saved = state.get("setup", {})
         other = [f"--{key.replace('_', '-')} {saved.get(key)}" for key in now
                  if saved.get(key) != now[key]]
         missing = [key for key in parts if key not in state]

@@ -1,5 +1,8 @@
-"""Y_nk = sum_d X_nd W_dk, so X_nd moves row n of Y, by W_dk:     dX_nd = sum_k G_nk W_dk,   dX = G W^T.
-W_dk moves column k of Y, by X_nd:                             dW_dk = sum_n X_nd G_nk,   dW = X^T G.
+"""Ask which entries of Y = X W depend on one entry of X, and on one entry of W.
+Y_nk = sum_d X_nd W_dk, so X_nd enters row n of Y, times W_dk:
+    dX_nd = sum_k G_nk W_dk,   dX = G W^T.
+W_dk enters column k of Y, times X_nd:
+    dW_dk = sum_n X_nd G_nk,   dW = X^T G.
 """
 import numpy as np
 

@@ -1,5 +1,6 @@
-"""Without broadcasting dL/db = g a, entry by entry. An entry that was repeated gets the sum over its uses:
-sum over the axes that b does not have, and over those where b has size 1 (these axes stay).
+"""Without broadcasting, dL/db = g a, entry by entry.
+An entry that is repeated gets the sum over its uses. So sum over the axes that b does not have,
+and over those where b has size 1 (these axes stay).
 """
 import numpy as np
 

@@ -1,5 +1,6 @@
-"""log p_i = z_i - log sum_j exp(z_j), so dp_i/dz_j = p_i (delta_ij - p_j).
-dL/dz_j = sum_i g_i p_i (delta_ij - p_j) = p_j (g_j - sum_i p_i g_i): g minus its mean under p.
+"""The gradient is p times (g minus the mean of g under p).
+log p_i = z_i - log sum_j exp(z_j), so dp_i/dz_j = p_i (delta_ij - p_j).
+dL/dz_j = sum_i g_i p_i (delta_ij - p_j) = p_j (g_j - sum_i p_i g_i).
 """
 import numpy as np
 

@@ -1,4 +1,5 @@
-"""log N = -1/2 [log 2 pi + logvar + (x - mean)^2 exp(-logvar)].
+"""Write the density with its normalizer, then differentiate.
+log N = -1/2 [log 2 pi + logvar + (x - mean)^2 exp(-logvar)].
 d/dmean = (x - mean) exp(-logvar);   d/dlogvar = -1/2 + 1/2 (x - mean)^2 exp(-logvar).
 """
 import numpy as np

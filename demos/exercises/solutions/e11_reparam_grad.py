@@ -1,5 +1,6 @@
-"""eps does not depend on mu and logvar, so d/dmu E f(mu + sigma eps) = E[f'(z) dz/dmu], same for logvar.
-dz/dmu = 1;   sigma = exp(logvar / 2), so dz/dlogvar = eps sigma / 2.
+"""eps does not depend on mu and logvar, so the derivative moves inside the expectation.
+d/dmu E f(mu + sigma eps) = E[f'(z) dz/dmu], and the same for logvar.
+dz/dmu = 1.   sigma = exp(logvar / 2), so dz/dlogvar = eps sigma / 2.
 """
 import numpy as np
 

@@ -1,4 +1,5 @@
-"""With r = x - W m - b:   E |x - W z - b|^2 = |r|^2 + tr(W S W^T), the cross term has mean 0.
+"""Write z = m + (z - m): the cross term has mean 0.
+With r = x - W m - b:   E |x - W z - b|^2 = |r|^2 + tr(W S W^T).
 E log p(x | z) = -1/2 [D log(2 pi s2) + (|r|^2 + tr(W S W^T)) / s2].
 KL(N(m, S) || N(0, I)) = 1/2 [tr S + |m|^2 - K - log det S].
 """

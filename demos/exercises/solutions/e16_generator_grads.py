@@ -1,5 +1,6 @@
-"""dD/da = D (1 - D).   d/da log(1 - D) = -D;   d/da (-log D) = -(1 - D).
-Where the discriminator is sure (a = -10), D = 0.00005: the first loss is silent, the second pulls with -1.
+"""The chain rule goes through dD/da = D (1 - D).
+d/da log(1 - D) = -D;   d/da (-log D) = -(1 - D).
+At a = -10, D = 0.00005: the gradient of the first loss is almost 0, that of the second almost -1.
 """
 import numpy as np
 

@@ -1,6 +1,7 @@
-"""Exact: x(t+h) = x + h f + h^2/2 (f_t + f_x f) + O(h^3).
-The second slope is f(x + h f, t + h) = f + h (f_t + f_x f) + O(h^2), so the average of both, times h, agrees
-up to and including h^2: the error of one step is O(h^3).
+"""Compare the Taylor series of the exact path and of one step.
+Exact: x(t+h) = x + h f + h^2/2 (f_t + f_x f) + O(h^3).
+The second slope is f(x + h f, t + h) = f + h (f_t + f_x f) + O(h^2).
+So the average of both slopes, times h, agrees up to and including h^2: the error is O(h^3).
 """
 import numpy as np
 

@@ -1,5 +1,6 @@
-"""Along the way d/dt log p(x_t) = (dp/dt + u . grad p) / p,  and dp/dt = -div(p u) = -u . grad p - p div u:
-what is left is -div u.
+"""Along a trajectory only the divergence changes the density.
+d/dt log p(x_t) = (dp/dt + u . grad p) / p, and
+dp/dt = -div(p u) = -u . grad p - p div u: what is left is -div u.
 u_i = tanh(A_i . x + b_i), so du_i/dx_i = (1 - u_i^2) A_ii.
 """
 import numpy as np

@@ -1,4 +1,4 @@
-"""v^T J v = sum_ij J_ij v_i v_j has the mean sum_ij J_ij E[v_i v_j] = sum_i J_ii = tr J.
+"""v^T J v has the mean sum_ij J_ij E[v_i v_j] = sum_i J_ii = tr J.
 One number for each row: multiply v and J v entry by entry and sum over the dimensions.
 """
 import numpy as np
