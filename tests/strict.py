@@ -198,10 +198,12 @@ def elementwise(f, *inputs):
     return launched(in_c_order(np.asarray(f(*[inside(x) for x in inputs]))))
 
 
-def product(a, b):
+def product(a, b, out=None):
     """a @ b, with the copies and lists of pointers that CuPy hands to cuBLAS."""
-    a, b = map(inside, (a, b))
-    y = a @ b
+    a, b, out = map(inside, (a, b, out))
+    if out is not None and not out.flags.c_contiguous:
+        raise ValueError("Output array must be C-contiguous")
+    y = np.matmul(a, b, out=out)
     if a.ndim <= 2 and b.ndim <= 2:
         copies = sum(not (x.flags.c_contiguous or x.flags.f_contiguous) for x in (a, b))
         return launched(y, 1 + copies)

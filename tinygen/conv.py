@@ -90,8 +90,8 @@ def convolve(x, w, b=None, *, stride=(1, 1), padding=(0, 0)):
     matrix = w.transpose(2, 3, 1, 0).reshape(-1, len(w))                # (kh kw C, O)
     y = xp.empty((len(x), *out, len(w)), dtype=xp.result_type(x, w))
     for part in chunks(len(x), size=out[0] * out[1] * len(matrix)):
-        rows = columns(x[part], w.shape[2:], stride, padding) @ matrix  # (n OH OW, O)
-        y[part] = rows.reshape(-1, *out, len(w))
+        patches = columns(x[part], w.shape[2:], stride, padding)        # (n OH OW, kh kw C)
+        xp.matmul(patches, matrix, out=y[part].reshape(-1, len(w)))
     if b is not None:
         y += b
     return y.transpose(0, 3, 1, 2)

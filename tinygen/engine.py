@@ -45,15 +45,15 @@ class Tensor:
 
     How a result was made:
     op, inputs, attributes   the primitive, the Tensors, arrays and numbers it got, its keywords
+    wanted                   the positions of those inputs that need a gradient
     values                   the raw arrays of that computation: the result, then the inputs
-    edges                    (input, its raw array, its vjp) for each input that needs a gradient
     line                     of the user's code, only inside tg.debug()
 
     A leaf has none of these. Methods that need calculus, and what a Tensor refuses: methods.py.
     """
     requires_grad = False
     grad = op = None
-    inputs = values = edges = ()
+    inputs = wanted = values = ()
     attributes = {}
     __array_ufunc__ = None  # NumPy then leaves array * tensor to Tensor.__rmul__
 
@@ -175,19 +175,18 @@ _float64 = np.dtype("float64")
 
 def _apply(op, args, attributes):
     """Compute op(*args); where a gradient may be wanted, record how."""
-    inputs = [x if isinstance(x, Tensor) or type(x) in _PLAIN else _operand(op, x) for x in args]
-    arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
-    y = new_tensor(_compute(op, inputs, arrays, attributes))
+    arrays = [x.data if isinstance(x, Tensor) else x if type(x) in _PLAIN else _operand(op, x)
+              for x in args]
+    y = new_tensor(_compute(op, args, arrays, attributes))
     if _debugging.get()[-1]:
         refusals.watch(op, y, arrays)
     if _recording.get()[-1] and y.data.dtype.kind == "f":
-        edges = [(x, a, vjp or refusals.missing_vjp(op, x))
-                 for x, a, vjp in zip(inputs, arrays, op.vjps)
-                 if isinstance(x, Tensor) and x.requires_grad]
-        if edges:
+        wanted = [i for i, x in enumerate(args) if isinstance(x, Tensor) and x.requires_grad
+                  and (op.vjps[i] or refusals.missing_vjp(op, x))]
+        if wanted:
             y.requires_grad = True
-            y.op, y.inputs, y.attributes = op, inputs, attributes
-            y.values, y.edges = [y.data, *arrays], edges
+            y.op, y.inputs, y.attributes = op, args, attributes
+            y.values, y.wanted = (y.data, *arrays), tuple(wanted)
     return y
 
 
@@ -197,7 +196,7 @@ def _operand(op, x):
     return xp.asarray(x) if isinstance(x, known) else refusals.operand(op, x)
 
 
-def _compute(op, inputs, arrays, attributes):
+def _compute(op, args, arrays, attributes):
     """The formula of op on raw arrays. float64 comes only from Tensors of float64."""
     try:
         y = op.forward(*arrays, **attributes)
@@ -206,7 +205,7 @@ def _compute(op, inputs, arrays, attributes):
     if not isinstance(y, xp.ndarray):  # NumPy's reductions return scalars
         y = xp.asarray(y) if isinstance(y, np.generic) else refusals.result(op, y, arrays)
     if y.dtype is _float64 and "dtype" not in attributes:  # which astype was asked for
-        if not any(isinstance(x, Tensor) and x.dtype is _float64 for x in inputs):
+        if not any(isinstance(x, Tensor) and x.dtype is _float64 for x in args):
             y = y.astype(backend.default_dtype(), copy=False)
     return y
 
@@ -228,9 +227,10 @@ def walk_back(output, g, targets=None, create_graph=False):
         yield y, g
         values = y.values if not create_graph else [
             _recorded(x, a) for x, a in zip((y, *y.inputs), y.values)]
-        for x, a, vjp in y.edges:
+        for i in y.wanted:
+            x = y.inputs[i]
             if x in on_path:
-                gx = _fit(vjp(g, *values, **y.attributes), a, y.op)
+                gx = _fit(y.op.vjps[i](g, *values, **y.attributes), y.values[i + 1], y.op)
                 gradients[x] = gradients[x] + gx if x in gradients else gx
 
 
@@ -238,16 +238,16 @@ def _history(output, targets=None):
     """The Tensors behind output, youngest first; with targets, only those made from one of them."""
     found, todo = {output}, [output]
     while todo:
-        for x, _, _ in todo.pop().edges:
-            if x not in found:
-                found.add(x)
-                todo.append(x)
+        y = todo.pop()
+        new = {y.inputs[i] for i in y.wanted} - found
+        found |= new
+        todo += new
     history = sorted(found, key=lambda y: y._serial, reverse=True)
     if targets is None:
         return history
     kept = set(targets)
     for y in reversed(history):
-        if any(x in kept for x, _, _ in y.edges):
+        if any(y.inputs[i] in kept for i in y.wanted):
             kept.add(y)
     return [y for y in history if y in kept]
 
@@ -260,7 +260,7 @@ def as_used(x, *, value=None):
 
 def _recorded(x, array):
     """x for a recorded vjp: as it was when it was used, should .data have been assigned since."""
-    return x if not isinstance(x, Tensor) or x.data is array else as_used(x, value=array)
+    return x if raw(x) is array else as_used(x, value=array) if isinstance(x, Tensor) else array
 
 
 def sum_to(g, shape):

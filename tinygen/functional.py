@@ -17,6 +17,7 @@ from .conv import conv_transpose, convolve
 from .engine import Tensor, primitive, raw
 from .ops import (elementwise, erf, exp, kernel, keepdims_shape, log, matmul, mT, pad, sigmoid,
                   sqrt, tanh, where)
+from .speed import expm1, log1p
 
 
 def fused(plain, *vjps, row=primitive, **options):
@@ -67,7 +68,7 @@ def _elu_vjp(g, y, x, *, alpha):
 @fused(elu_plain, _elu_vjp, row=elementwise)
 def elu(x, *, alpha=1.0):
     """y = x where x > 0, else a (e^x - 1);   dx = g where x > 0, else g (y + a)"""
-    return xp.maximum(x, 0) + alpha * xp.expm1(xp.minimum(x, 0))
+    return xp.maximum(x, 0) + alpha * expm1(xp.minimum(x, 0))
 
 
 SELU_SCALE = 1.0507009873554805  # with these two, mean 0 and variance 1 are a fixed point
@@ -78,16 +79,12 @@ def selu_plain(x):
     return SELU_SCALE * elu_plain(x, SELU_ALPHA)
 
 
-def _selu_vjp(g, y, x):
-    positive = g * (x > 0)
-    return SELU_SCALE * positive + (g - positive) * (y + SELU_SCALE * SELU_ALPHA)
-
-
-@fused(selu_plain, _selu_vjp, row=elementwise)
+@fused(selu_plain,
+       lambda g, y, x: _elu_vjp(SELU_SCALE * g, y / SELU_SCALE, x, alpha=SELU_ALPHA),
+       row=elementwise)
 def selu(x):
     """y = s elu(x, a);   dx = g s where x > 0, else g (y + s a)   (s: SELU_SCALE, a: SELU_ALPHA)"""
-    positive = xp.maximum(x, 0)  # x - positive is min(x, 0), but faster (NaN at infinity)
-    return SELU_SCALE * positive + SELU_SCALE * SELU_ALPHA * xp.expm1(x - positive)
+    return SELU_SCALE * elu(x, alpha=SELU_ALPHA)
 
 
 def softplus_plain(x):
@@ -98,7 +95,7 @@ def softplus_plain(x):
        lambda g, y, x: g * sigmoid(x), row=elementwise)
 def softplus(x):
     """y = ln(1 + e^x);   dx = g sigmoid(x)"""
-    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))  # e^x would overflow
+    return xp.maximum(x, 0) + log1p(xp.exp(-xp.abs(x)))  # e^x would overflow
 
 
 def silu_plain(x):
@@ -471,7 +468,7 @@ def bce_with_logits_plain(x, t):
        lambda g, y, x, t: -g * x, row=elementwise)
 def bce_with_logits(x, t):
     """y = -t ln s - (1 - t) ln(1 - s), s = sigmoid(x);   dx = g (s - t),   dt = -g x"""
-    return xp.maximum(x, 0) - t * x + xp.log1p(xp.exp(-xp.abs(x)))
+    return xp.maximum(x, 0) - t * x + log1p(xp.exp(-xp.abs(x)))
 
 
 def binary_cross_entropy_with_logits(input, target, reduction="mean"):

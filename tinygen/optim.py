@@ -98,10 +98,8 @@ class SGD(Optimizer):
 def adam(w, g, m, v, lr, beta1, beta2, eps, correction1, correction2):
     """One step of Adam: (w, m, v) after it. Kingma & Ba 2015, Algorithm 1."""
     m = beta1 * m + (1 - beta1) * g          # moving average of the gradient
-    v = beta2 * v + (1 - beta2) * (g * g)    # and of its square
-    m_hat = m / correction1                  # both started at 0: correct the bias
-    v_hat = v / correction2
-    return w - lr * m_hat / (xp.sqrt(v_hat) + eps), m, v
+    v = beta2 * v + (1 - beta2) * (g * g)    # and of its square; both start at 0, hence m', v'
+    return w - lr * (m / correction1) / ((v / correction2)**0.5 + eps), m, v
 
 
 class Adam(Optimizer):

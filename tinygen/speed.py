@@ -7,17 +7,14 @@ import numpy as np
 from . import backend
 from .backend import xp
 
-CACHE = 1 << 20  # numbers that stay in a processor's cache: 4 MB of float32
+CACHE = 1 << 19  # numbers that stay in a processor's cache: 2 MB of float32
 
 
-def keep_freed_memory():
-    """Let the memory of one training step be there for the next one.
-
-    glibc returns a freed block of memory to the system if it is larger than all that were freed
-    before it (or than 32 MB), and fetches it again, page by page, in the next step. That took up to
-    a quarter of the time of a convolutional network. Freeing one block of almost 32 MB is enough.
-    """
-    np.empty((32 << 20) - (64 << 10), np.uint8)
+# Keep the memory of one training step for the next one. glibc returns a freed block to the system
+# if it is larger than all that were freed before it (or than 32 MB), and fetches it again, page by
+# page, in the next step. That took up to a quarter of the time of a convolutional network. Freeing
+# one block of almost 32 MB is enough.
+np.empty((32 << 20) - (64 << 10), np.uint8)
 
 
 def chunks(n, size=1):
@@ -53,4 +50,15 @@ def fuse(formula):
     return call
 
 
-keep_freed_memory()
+# Functions that NumPy computes one number at a time, made of functions that it computes by the
+# vector: several times as fast, and right to the last few digits as well.
+
+def expm1(x):
+    """e^x - 1 = tanh(x / 2) (e^x + 1)"""
+    return xp.tanh(0.5 * x) * (xp.exp(x) + 1)
+
+
+def log1p(x):
+    """ln(1 + x) for x in [0, 1]: u = 1 + x is rounded, and the rest is put back, d ln u = du / u"""
+    u = 1 + x
+    return xp.log(u) + (x - (u - 1)) / u

@@ -174,8 +174,7 @@ def _index(i):
 def _formula(t):
     """("y = a b", "da = g b"): the row's formula, and the gradients that are wanted here."""
     texts = dict(zip([n for n, vjp in enumerate(t.op.vjps) if vjp], t.op.gradients))
-    wanted = [n for n, x in enumerate(t.inputs) if isinstance(x, Tensor) and x.requires_grad]
-    return t.op.formula, ",  ".join(texts.get(n, "not documented") for n in wanted)
+    return t.op.formula, ",  ".join(texts.get(n, "not documented") for n in t.wanted)
 
 
 # The page -----------------------------------------------------------------------------------------

@@ -34,11 +34,15 @@ def layout(loss, names=None, frame=None):
     return types.SimpleNamespace(boxes=boxes, edges=points, rows=len(rows))
 
 
+def _parents(y):
+    return [y.inputs[i] for i in y.wanted]
+
+
 def _layers(nodes):
     """{Tensor: the longest way from it to the loss}"""
     layer = {n.tensor: 0 for n in nodes}
     for n in nodes:  # youngest first
-        for x, _, _ in n.tensor.edges:
+        for x in _parents(n.tensor):
             if x in layer:
                 layer[x] = max(layer[x], layer[n.tensor] + 1)
     return layer
@@ -48,7 +52,7 @@ def _edges(nodes, layer, rows, width):
     """[result, bends, input] for each edge; a bend is an invisible box in a layer it crosses."""
     edges = []
     for n in nodes:
-        for x in dict.fromkeys(x for x, _, _ in n.tensor.edges if x in layer):
+        for x in dict.fromkeys(x for x in _parents(n.tensor) if x in layer):
             bends = [(x, n.tensor, i) for i in range(layer[n.tensor] + 1, layer[x])]
             for bend in bends:
                 rows[bend[2]].append(bend)
