@@ -1,7 +1,10 @@
 """Floor 0: where the numbers live, NumPy on the processor or CuPy on the GPU.
 
 `xp` is a namespace that holds the functions of the library in use, so that the rest of tinygen
-writes `xp.exp(x)` once and runs on either. This is the only file that knows the two libraries.
+writes `xp.exp(x)` once and runs on either. Only this file chooses between the two libraries.
+
+The floors, of which none needs a higher one: 0 backend; 1 refusals and speed, which a reader may
+skip; 2 engine; 3 ops (and create); 4 methods and conv; 5 functional; 6 nn and optim.
 
     tg.backend.use("cupy")          # or set TINYGEN_BACKEND=cupy before starting Python
     tg.backend.name()               # "cupy"
@@ -10,11 +13,11 @@ writes `xp.exp(x)` once and runs on either. This is the only file that knows the
 import collections
 import contextlib
 import contextvars
-import inspect
 import json
 import math
 import os
 import types
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 import numpy as np
 
@@ -23,38 +26,41 @@ class TinygenError(ValueError):
     """A request that cannot be met. The text is one sentence: what happened, and the fix."""
 
 
-xp = types.SimpleNamespace()  # filled by use(): every public name of NumPy or of CuPy
+xp = types.SimpleNamespace()  # filled by use() with the names of NumPy or of CuPy
 _active = None                # the Library in use
 
 
-# What tinygen needs of an array library besides the functions in `xp`:
-#     random   seed -> a generator with standard_normal, random and integers
-#     erf      the error function, which is in neither NumPy nor CuPy
-#     fuse     compiles an element-wise formula into one kernel; None where there is no compiler
+# What tinygen needs of an array library:
+#     name      "numpy" or "cupy"
+#     module    the functions that fill `xp`
+#     to_numpy  array -> the same as a NumPy array
+#     random    seed -> a generator with standard_normal, random and integers
+#     erf       the error function, which is in neither module
+#     fuse      compiles an element-wise formula into one kernel (one call of the GPU), or is None
 Library = collections.namedtuple("Library", "name module to_numpy random erf fuse")
 
 
 def _numpy():
-    each = np.vectorize(math.erf, otypes=[float])
-    erf = lambda x: each(x).astype(np.result_type(x, np.float32))
+    erf_of_each = np.vectorize(math.erf, otypes=[float])
+    erf = lambda x: erf_of_each(x).astype(np.result_type(x, np.float32))  # float32 stays float32
     return Library("numpy", np, np.asarray, np.random.default_rng, erf, fuse=None)
 
 
 def _cupy():
-    install = ('install it with: pip install "cupy-cuda12x[ctk]" (or cupy-cuda13x for CUDA 13), '
-               "or stay with --backend numpy")
+    install = 'pip install "cupy-cuda12x[ctk]" (cupy-cuda13x for CUDA 13)'
     try:
         import cupy
         from cupyx.scipy.special import erf
         a = cupy.ones((2, 2))
         float((a @ a + 1).sum())  # one tiny job that needs the driver, the compiler and cuBLAS
     except ImportError as error:
-        raise TinygenError(
-            f"The backend 'cupy' needs the CuPy library ({error}); {install}.") from error
+        raise TinygenError(f"The backend 'cupy' needs the CuPy library ({error}): {install}, or "
+                           "choose the backend 'numpy'.") from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise TinygenError(f"CuPy is installed but no usable GPU answers ({reason}); "
-                           f"check the driver with nvidia-smi, {install}.") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"  # in one line
+        raise TinygenError(f"CuPy is installed but no usable GPU answers ({reason}): check the "
+                           f"driver with nvidia-smi, reinstall with {install}, or choose the "
+                           "backend 'numpy'.") from error
     fuse = cupy.fuse(kernel_name="formula")
     return Library("cupy", cupy, cupy.asnumpy, cupy.random.default_rng, erf, fuse)
 
@@ -71,7 +77,7 @@ def use(name):
     if name not in LIBRARIES:
         raise TinygenError(f"There is no backend {name!r}; choose one of {', '.join(LIBRARIES)}.")
     _active = LIBRARIES[name]()
-    vars(xp).clear()
+    vars(xp).clear()  # the same object with other contents, because other files have imported it
     vars(xp).update(vars(_active.module))
     manual_seed(0)
 
@@ -87,9 +93,9 @@ def name():
 
 
 def to_numpy(x):
-    """x (a Tensor, a raw array of either library, or a number) as a NumPy array on the host."""
-    _raise_late_errors()
-    x = x.data if hasattr(x, "requires_grad") else x
+    """x (a Tensor, a raw array or a number) as a NumPy array on the host."""
+    _raise_late_errors()  # of indices, see the end of this file
+    x = x.data if hasattr(x, "requires_grad") else x  # a Tensor; that class is on a higher floor
     return _active.to_numpy(x) if isinstance(x, xp.ndarray) else np.asarray(x)
 
 
@@ -103,20 +109,21 @@ def asarray(x, dtype=None):
 class setting(contextlib.ContextDecorator):
     """`with setting(stack, value):` puts value on top of a stack, for the running thread only.
 
-    stack   a ContextVar that holds a tuple: each thread sees its own, and the last entry counts.
-            Blocks may be nested, and one object entered again inside itself.
+    stack   a ContextVar (a variable of which each thread has its own) that holds a tuple, whose
+            last entry counts. So blocks may be nested, and a function that is decorated with a
+            setting may call itself.
     """
 
     def __init__(self, stack, value):
         self.stack = stack
         self.value = value
 
-    def __call__(self, function):
-        if inspect.isgeneratorfunction(function):
+    def __call__(self, f):
+        if isgeneratorfunction(f) or iscoroutinefunction(f) or isasyncgenfunction(f):
             raise TypeError(
-                f"{function.__name__} is a generator, whose body runs later, outside the `with` "
-                "block: write the `with` inside it, around what stands between two yields.")
-        return super().__call__(function)
+                f"{f.__name__} is a generator or async, so its body runs later, outside the `with` "
+                "block: write the `with` inside it, around lines without yield or await.")
+        return super().__call__(f)
 
     def __enter__(self):
         self.stack.set(self.stack.get() + (self.value,))
@@ -134,15 +141,15 @@ def default_dtype():
 
 
 def precision(dtype):
-    """Inside `with precision("float64"):` the default dtype is that one; outside it is float32."""
-    if str(dtype) not in ("float32", "float64"):
+    """`with precision("float64"):` change the default dtype, which is float32 otherwise."""
+    if getattr(dtype, "__name__", str(dtype)) not in ("float32", "float64"):
         raise TinygenError(f"precision() takes 'float32' or 'float64', not {dtype!r}.")
     return setting(_precision, np.dtype(dtype))
 
 
 # Random numbers -----------------------------------------------------------------------------------
-# Two generators: `host` is always NumPy's, `device` draws where the arrays live. On NumPy they are
-# the same one.
+# Two generators: `host` is always NumPy's, `device` draws where the arrays live. They are the same
+# one on NumPy, and after manual_seed(..., host=True).
 
 _rng = types.SimpleNamespace(host=None, device=None)
 
@@ -187,8 +194,8 @@ def randperm(n):
 def rng_state():
     """The state of the random numbers as a string, for a checkpoint; see set_rng_state().
 
-    The state of a GPU generator is hidden, so that generator is started again here from a seed
-    drawn on the host: the run that continues and the run that is resumed see the same numbers.
+    The generator of a GPU hides its state. So this call starts that generator again, from a seed
+    drawn on the host: the run that goes on and the run that is resumed then see the same numbers.
     """
     state = {}
     if _rng.device is not _rng.host:
@@ -207,26 +214,26 @@ def set_rng_state(text):
 
 # Index checks -------------------------------------------------------------------------------------
 # NumPy raises on an index out of range; CuPy silently wraps around. Looking at an index on the GPU
-# would make the host wait for it, so the check runs there and its verdict is read at the next
-# transfer to the host.
+# would make the host wait for it, so the check runs there and its verdict is read by the next
+# to_numpy().
 
-_verdicts = {}  # text of the error -> 0-d boolean on the device: was any index bad so far?
+_bad_index = {}  # text of the error -> 0-d boolean on the device: was any index bad so far?
 
 
 def check_index(index, size, what):
     """Raise IndexError unless every entry of the integer array `index` lies in [0, size)."""
     text = (f"{what} has an index outside 0..{size - 1}: "
-            "lower the index, or enlarge the table it looks up.")
+            "correct the index, or enlarge the table it looks up.")
     bad = ((index < 0) | (index >= size)).any()
     if name() != "numpy":
-        _verdicts[text] = bad | _verdicts[text] if text in _verdicts else bad
+        _bad_index[text] = _bad_index.get(text, False) | bad
     elif bad:
         raise IndexError(text)
 
 
 def _raise_late_errors():
-    found = [text for text, bad in _verdicts.items() if bool(bad)]
-    _verdicts.clear()
+    found = [text for text, bad in _bad_index.items() if bool(bad)]
+    _bad_index.clear()
     if found:
         raise IndexError(found[0])
 

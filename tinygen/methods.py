@@ -125,7 +125,11 @@ class Methods:
     def __len__(self):
         return self.shape[0] if self.shape else refusals.length_of_a_number()
 
-    # As a number, as text, as a copy
+    # As an array, as a number, as text, as a copy
+
+    def numpy(self):
+        """The values as a NumPy array on the host: not a copy where they are there already."""
+        return backend.to_numpy(self.data)
 
     def item(self):
         """The value of a one-element Tensor as a Python number."""
@@ -141,9 +145,8 @@ class Methods:
 
     def __repr__(self):
         text = np.array2string(self.numpy(), precision=4, separator=", ", prefix="Tensor(")
-        leaf = ", requires_grad=True" if self.requires_grad else ""
-        made = f", op={self.op.__name__}" if self.op else leaf
-        return f"Tensor({text}, shape={self.shape}, dtype={self.dtype}{made})"
+        end = f", op={self.op.__name__}" if self.op else ", requires_grad=True" * self.requires_grad
+        return f"Tensor({text}, shape={self.shape}, dtype={self.dtype}{end})"
 
     def __reduce__(self):  # for copy.deepcopy and pickle
         if self.op:
@@ -187,6 +190,5 @@ def checked_index(index, shape):
 def _index_part(part):
     """A Tensor, list or NumPy array as a raw array; numbers, slices and so on as they are."""
     if isinstance(part, (list, np.ndarray)):
-        nothing = isinstance(part, list) and not part
-        return xp.asarray(part, dtype=int if nothing else None)
+        return xp.asarray(part, dtype=int if isinstance(part, list) and not part else None)
     return raw(part)

@@ -1,12 +1,13 @@
 """Floor 3: the calculus table. Each operation stands next to its derivative, as in a calculus book.
 
-Read a row as: y = f(a, b, ...), and given g = dL/dy, the functions above it return dL/da, dL/db,
-... in order. Every vjp is written with operations of this table, so it works on raw arrays and on
-Tensors, and can be differentiated again. Comparisons (a > b) give raw boolean arrays: they are
-constant almost everywhere.
+Read a row as: y = f(a, b, ...), and given g = dL/dy, the functions in its decorator return dL/da,
+dL/db, ... in order. Every vjp is written with operations of this table (of rows further down as
+well), so it works on raw arrays and on Tensors, and can be differentiated again. Comparisons
+(a > b) give raw boolean arrays: they are constant almost everywhere. In the formulas [a > b] is 1
+where it holds, else 0.
 
 Element-wise operations broadcast; the engine sums their gradients back to the shape of each input
-(engine.sum_to).
+(engine.sum_to). From here on pow, abs, min, max and sum are rows of this table, not Python's.
 """
 import math
 
@@ -19,14 +20,17 @@ from .speed import fuse
 
 
 def kernel(*vjps, **options):
-    """Declare a row each of whose formulas becomes one kernel on a GPU."""
+    """Declare a primitive of which each formula is one kernel on a GPU; elsewhere fuse is nothing.
+
+    (fuse keeps names, docstrings and arguments, and leaves Tensors alone: see speed.py.)
+    """
     def declare(forward):
         return primitive(*[vjp and fuse(vjp) for vjp in vjps], **options)(fuse(forward))
     return declare
 
 
 def elementwise(*vjps, **options):
-    """Declare a row whose inputs broadcast."""
+    """Declare a primitive whose inputs broadcast, each formula one kernel on a GPU."""
     return kernel(*vjps, elementwise=True, **options)
 
 
@@ -67,8 +71,8 @@ def neg(a):
 
 
 def _pow_da(g, y, a, b):
-    if not (isinstance(b, (int, float)) and b):
-        a = a + ((a == 0) & (b == 0))  # b a^-1 would be 0 * inf at a = b = 0; this makes it 0
+    if not isinstance(b, (int, float)) or b == 0:
+        a = a + ((a == 0) & (b == 0))  # at a = b = 0 take a = 1, so that b a^-1 is 0, not 0 * inf
     return g * (b * a**(b - 1))
 
 
@@ -84,7 +88,7 @@ def pow(a, b):
 
 @elementwise(lambda g, y, a: g * (a > 0) - g * (a < 0))
 def abs(a):
-    """y = |a|;   da = g sign(a), and 0 at a = 0"""
+    """y = |a|;   da = g sign(a)"""
     return xp.abs(a)
 
 
@@ -104,7 +108,7 @@ def minimum(a, b):
 
 @elementwise(lambda g, y, a, *, min, max: g * (a == y))
 def clip(a, *, min=None, max=None):
-    """y = min(max(a, min), max);   da = g [min <= a <= max]"""
+    """y = min(max(a, min), max);   da = g [a = y], where nothing was cut off"""
     return xp.clip(a, min, max)
 
 
@@ -137,7 +141,7 @@ def log(a):
 
 @elementwise(lambda g, y, a: 0.5 * g / y)
 def sqrt(a):
-    """y = sqrt(a);   da = g / 2y"""
+    """y = sqrt(a);   da = g / (2 y)"""
     return xp.sqrt(a)
 
 

@@ -186,11 +186,12 @@ class EMA:
 class Schedule:
     """Sets optimizer.lr; call step() after each optimizer.step().
 
-    factor(n) is the fraction of the base rate at step n.
+    factor(n) is the fraction of the base rate at step n, of `steps` steps.
     """
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer, steps):
         self.optimizer = optimizer
+        self.steps = steps
         self.base_lr = optimizer.lr
         self.move_to(0)
 
@@ -213,12 +214,8 @@ class Schedule:
 class LinearWarmup(Schedule):
     """The rate grows as 1/steps, 2/steps, ..., 1 and then stays."""
 
-    def __init__(self, optimizer, steps):
-        self.total = steps
-        super().__init__(optimizer)
-
     def factor(self, n):
-        return min(1.0, (n + 1) / max(1, self.total))
+        return min(1.0, (n + 1) / max(1, self.steps))
 
 
 class CosineLR(Schedule):
@@ -228,13 +225,12 @@ class CosineLR(Schedule):
     """
 
     def __init__(self, optimizer, steps, end=0.0, warmup=0):
-        self.total = steps
         self.end = end
         self.warmup = warmup
-        super().__init__(optimizer)
+        super().__init__(optimizer, steps)
 
     def factor(self, n):
         if n < self.warmup:
             return (n + 1) / self.warmup
-        fraction = min(1.0, (n - self.warmup) / max(1, self.total - self.warmup))
+        fraction = min(1.0, (n - self.warmup) / max(1, self.steps - self.warmup))
         return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * fraction))

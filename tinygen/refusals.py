@@ -1,8 +1,9 @@
 """Floor 1: what the engine refuses, in sentences. Skip this file when you read to understand.
 
 Every sentence says what happened, the shapes, and the fix. The functions receive what they talk
-about (primitives, Tensors, arrays) and look at attributes only: this file imports no engine. Nearly
-all do nothing but raise, because the engine tests in its own line, where a call would cost time.
+about (primitives, Tensors, arrays) and look at attributes only: this file imports no engine. All
+do nothing but raise, because the engine tests in its own line, where a call would cost time; only
+those called check_... test as well.
 """
 import os
 import traceback
@@ -68,7 +69,7 @@ def copy_of_a_result(tensor):
 # Forward ------------------------------------------------------------------------------------------
 
 def arguments(op, args, kwargs):
-    names = op.inputs + op.attributes
+    names = op.input_names + op.attribute_names
     given = {*names[:len(args)], *kwargs, *op.defaults}
     missing = [name for name in names if name not in given]
     how = f"with {len(args)} positional arguments and the keywords {sorted(kwargs)}"
@@ -85,9 +86,11 @@ def operand(op, x):
                     "tg.Tensor(...), which moves it there.")
 
 
-def missing_vjp(op, x):
-    raise NotImplementedError(f"{op.__name__} has no vjp for its input of shape {x.shape}: pass it "
-                              ".detach()ed, or write the missing row of the table.")
+def check_vjps(op, args, wanted):
+    missing = [f"{op.input_names[i]} of shape {args[i].shape}" for i in wanted if not op.vjps[i]]
+    if missing:
+        raise NotImplementedError(f"{op.__name__} has no vjp for its input {missing[0]}: pass it "
+                                  ".detach()ed, or write the missing row of the table.")
 
 
 def _foreign(op, arrays):
@@ -104,11 +107,11 @@ def result(op, y, arrays):
         f"{op.__name__} must return an array, it returned a {type(y).__name__}.")
 
 
-def explained(op, arrays, attributes, error):
-    """The error of a forward computation, in one sentence (returned, for the engine to raise)."""
+def explain(op, arrays, attributes, error):
+    """The error of a forward computation, in one sentence."""
     foreign = _foreign(op, arrays)
     if foreign or isinstance(error, TinygenError):
-        return foreign or error
+        raise foreign or error from None
     given = " and ".join(f"{a.shape} {a.dtype}" if hasattr(a, "shape") else repr(a)
                          for a in arrays if a is not None)
     given += "".join(f", {name}={value}" for name, value in attributes.items())
@@ -116,7 +119,7 @@ def explained(op, arrays, attributes, error):
     if op.elementwise and len(arrays) > 1 and "broadcast" in str(error):
         fix = "counted from the right, axes must be equal or 1."
     kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
-    return kind(f"{op.__name__} cannot take {given}: {str(error).rstrip('. ')}; {fix}")
+    raise kind(f"{op.__name__} cannot take {given}: {str(error).rstrip('. ')}; {fix}") from None
 
 
 # Backward -----------------------------------------------------------------------------------------
@@ -170,7 +173,7 @@ def independent_of(i, x):
 
 # Inside tg.debug() --------------------------------------------------------------------------------
 
-def watch(op, y, arrays):
+def check_finite(op, y, arrays):
     """Remember the user's line in y, and stop if y is the first NaN or Inf."""
     y.line = user_line()
     if y.dtype.kind == "f" and not bool(xp.isfinite(y.data).all()):

@@ -112,7 +112,7 @@ def test_the_page_tells_how_to_get_the_lines():
     a = tg.Tensor(2.0, requires_grad=True)
     b = a * a
     assert tg.explain(b).count("tg.debug()") == 1
-    assert not hasattr(b, "line")  # outside debug() nothing is remembered, and nothing costs time
+    assert b.line is None  # outside debug() nothing is remembered, and nothing costs time
 
 
 def test_it_changes_nothing(library):

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import backend, nn, refusals
 from ..backend import TinygenError
-from ..engine import PRIMITIVES, Tensor, seed, walk_back
+from ..engine import PRIMITIVES, Tensor, upstream, walk_back
 from .gradcheck import GradcheckError, gradcheck
 from .samples import as_function, samples
 
@@ -92,7 +92,7 @@ def trace(loss, names=None, frame=None):
     """
     if not loss.requires_grad:
         refusals.nothing_to_differentiate()
-    nodes = [_node(t, g) for t, g in walk_back(loss, seed(loss, None))]
+    nodes = [_node(t, g) for t, g in walk_back(loss, upstream(loss, None))]
     known = _known_names(names, frame)
     leaf = map("x{}".format, itertools.count())
     result = map("v{}".format, itertools.count(1))
@@ -108,7 +108,7 @@ def trace(loss, names=None, frame=None):
 
 
 def _node(t, g):
-    line = getattr(t, "line", "").replace(": ", "   ", 1)
+    line = (t.line or "").replace(": ", "   ", 1)
     size = float(np.linalg.norm(backend.to_numpy(g)))
     return types.SimpleNamespace(tensor=t, op=t.op, g=g, line=line, size=size)
 

@@ -84,7 +84,7 @@ def samples(op, r):
     found = op.samples or SAMPLES.get(op.__name__)
     if found:
         return [(s[:-1], s[-1]) if isinstance(s[-1], dict) else (s, {}) for s in found(r)]
-    arity = len(op.inputs)
+    arity = len(op.input_names)
     shapes = USUAL.get(arity, [[(3, 4)] * arity]) if op.elementwise else []
     return [([r(*s) for s in row], {}) for row in shapes]
 
